@@ -1,0 +1,125 @@
+"""Image files in and out: bounded decoding, deterministic PNG, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+
+from rsgen.errors import DataError
+
+__all__ = [
+    "MAX_PIXELS",
+    "encode_png",
+    "image_size",
+    "png_text",
+    "read_image",
+    "replace_bytes",
+    "sha256_file",
+    "write_png",
+]
+
+Pixels = npt.NDArray[np.uint8]
+MAX_PIXELS = 500_000_000
+EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "PA"}
+
+
+def _open(path: Path, max_pixels: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image", hint="check the images folder") from error
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable image ({error})", hint="replace it") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(
+            f"{path}: declares {width} x {height} pixels, more than the limit of {max_pixels}",
+            hint="cut it into tiles first, or raise max_pixels",
+        )
+    return image
+
+
+def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) from the header alone.
+
+    Raises:
+        DataError: missing, no image, or larger than `max_pixels`.
+    """
+    with _open(path, max_pixels) as image:
+        return image.size
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode to uint8 [H, W, 3] RGB; grey and palette images are spread to RGB, alpha dropped.
+
+    Raises:
+        DataError: missing, truncated, too large, or not 8 bits a channel.
+    """
+    with _open(path, max_pixels) as image:
+        if image.mode not in EIGHT_BIT_MODES:
+            raise DataError(
+                f"{path}: pixel mode {image.mode}, expected 8 bits a channel",
+                hint="stretch it to 8-bit RGB first",
+            )
+        try:
+            return np.array(image.convert("RGB"), dtype=np.uint8)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"{path}: damaged image ({error})", hint="replace it") from error
+
+
+def encode_png(array: Pixels, text: Mapping[str, str] | None = None) -> bytes:
+    """PNG bytes of uint8 [H, W, 3] or [H, W]; the same input gives the same bytes."""
+    info = PngImagePlugin.PngInfo()
+    for key in sorted(text or {}):
+        info.add_itxt(key, (text or {})[key])
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(
+        buffer, format="PNG", pnginfo=info, compress_level=4
+    )
+    return buffer.getvalue()
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole: temp name in the same folder, fsync, os.replace."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_png(path: Path, array: Pixels, text: Mapping[str, str] | None = None) -> str:
+    """Write a PNG atomically; returns the file's sha256 in hex."""
+    data = encode_png(array, text)
+    replace_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def png_text(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG."""
+    with _open(path, MAX_PIXELS) as image:
+        image.load()
+        found = getattr(image, "text", {})
+        return {str(k): str(v) for k, v in found.items()}
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,94 @@
+"""Names in YAML and on the command line -> code, loaded only when asked for.
+
+A new format, backend, scorer or stage is one line here; third parties add theirs by the
+entry-point group `rsgen.<group>` (rsgen.mask_backends, rsgen.scorers, rsgen.formats, ...).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from rsgen.errors import SetupError, UsageError
+
+__all__ = ["names", "resolve"]
+
+BUILT_IN: dict[str, dict[str, str]] = {
+    "stages": {
+        "scenes": "rsgen.scenes.stage:ScenesStage",
+        "extract-masks": "rsgen.extraction.stage:ExtractMasksStage",
+        "generate": "rsgen.generate:GenerateStage",
+        "filter": "rsgen.filter:FilterStage",
+    },
+    "programs": {
+        "build-mask-pool": "rsgen.pool:build_mask_pool",
+        "train": "rsgen.train:train",
+        "export": "rsgen.export:export",
+    },
+    "formats": {
+        "coco": "rsgen.formats.coco:FORMAT",
+        "dota": "rsgen.formats.dota:FORMAT",
+        "yolo": "rsgen.formats.yolo:YOLO",
+        "yolo-obb": "rsgen.formats.yolo:YOLO_OBB",
+        "yolo-seg": "rsgen.formats.yolo:YOLO_SEG",
+        "jsonl": "rsgen.formats.jsonl:FORMAT",
+    },
+    "mask_backends": {
+        "polygon": "rsgen.extraction.polygon:PolygonBackend",
+        "box": "rsgen.extraction.box:BoxBackend",
+        "classical": "rsgen.extraction.classical:ClassicalBackend",
+    },
+    "scorers": {
+        "integrity": "rsgen.scorers.pixels:Integrity",
+        "contrast": "rsgen.scorers.pixels:Contrast",
+        "label-geometry": "rsgen.scorers.geometry:LabelGeometry",
+        "novelty-hash": "rsgen.scorers.novelty:HashNovelty",
+        "novelty-latent": "rsgen.scorers.novelty:LatentNovelty",
+    },
+    "models": {
+        "stable-diffusion": "rsgen.models.stable_diffusion:StableDiffusion",
+    },
+}
+
+EXTRAS: dict[str, str] = {"pyogrio": "vector", "ray": "ray"}
+
+
+def _third_party(group: str) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=f"rsgen.{group}")}
+
+
+def names(group: str) -> list[str]:
+    """Every name of a group, sorted."""
+    return sorted({*BUILT_IN[group], *_third_party(group)})
+
+
+def resolve(group: str, name: str) -> Any:
+    """The object that a name stands for.
+
+    Raises:
+        UsageError: the name is unknown (with the nearest known one).
+        SetupError: its package is not installed (with the extra to install).
+    """
+    target = BUILT_IN[group].get(name) or _third_party(group).get(name)
+    if target is None:
+        known = names(group)
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UsageError(
+            f"unknown name {name!r} in {group}; known: {', '.join(known)}",
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+    module_name, _, attribute = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] == "rsgen":
+            raise
+        extra = EXTRAS.get(error.name or "")
+        wanted = f"rsgen[{extra}]" if extra else str(error.name)
+        raise SetupError(
+            f"{name!r} needs the package {error.name!r}, which is not installed",
+            hint=f"pip install '{wanted}'",
+        ) from error
+    return getattr(module, attribute)
