@@ -1,0 +1,217 @@
+"""One pydantic section a command, named like it; the only place where defaults live."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BuildMaskPoolConfig",
+    "ClassEntry",
+    "Config",
+    "ExecutionConfig",
+    "ExportConfig",
+    "ExtractMasksConfig",
+    "FilterConfig",
+    "GenerateConfig",
+    "ScenesConfig",
+    "Section",
+    "TrainConfig",
+]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassEntry(Section):
+    """One class of the table, in order."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    kind: Literal["thing", "stuff"] = "thing"
+    symmetric: bool = False
+
+
+class ExecutionConfig(Section):
+    """Where and how a run computes; frozen in the plan at its first start."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where tensors live")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="number type of the networks (auto: fp32 on CPU, bf16 on CUDA)"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="items a batch (default: by command and model)"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="torch threads a worker (default: cores / workers)"
+    )
+    workers: int = Field(1, ge=1, description="processes on this machine")
+    shard_size: int | None = Field(None, ge=1, description="items a part file")
+    max_failure_rate: float = Field(
+        0.05, ge=0, le=1, description="above this share of failed items the run exits 5"
+    )
+
+
+class ScenesConfig(Section):
+    """Procedural labelled scenes."""
+
+    count: int = Field(200, ge=1, description="how many scenes")
+    size: int = Field(256, ge=32, le=8192, description="side in pixels")
+    style: Literal["default", "alt"] = Field("default", description="palette and texture set")
+    types: tuple[str, ...] = Field((), description="scene types (default: all in turn)")
+    gsd_m: float | None = Field(None, gt=0, description="metres a pixel (default: by scene)")
+
+
+class ExtractMasksConfig(Section):
+    """Labelled images in any format -> samples with one scored mask an instance."""
+
+    format: str = Field("auto", description="input format (auto: by content)")
+    backend: str = Field(
+        "auto", description="auto (polygon where the label has a shape, else classical), or a name"
+    )
+    classes: str | None = Field(None, description="class list file or template name")
+    class_map: dict[str, str] = Field(
+        default_factory=dict, description="rename classes on reading: their=ours"
+    )
+    gsd_m: float | None = Field(None, gt=0, description="metres a pixel of the input")
+    tile: int | Literal["auto", "none"] = Field(
+        "auto", description="tile side for large scenes (auto: 1024)"
+    )
+    tile_gap: int = Field(128, ge=0, description="overlap of neighbouring tiles in pixels")
+    tile_keep: float = Field(
+        0.3, gt=0, le=1, description="least share of an object's area that a tile must hold"
+    )
+    overlay: int = Field(60, ge=0, description="pictures on the overlay page, worst first")
+
+
+class BuildMaskPoolConfig(Section):
+    """Samples -> pool of instance shapes."""
+
+    min_score: float = Field(0.35, ge=0, le=1, description="least mask score")
+    min_area_px: int = Field(24, ge=1, description="least mask area in pixels")
+    min_solidity: float = Field(0.35, ge=0, le=1, description="least area / convex hull area")
+    max_hole_share: float = Field(0.25, ge=0, le=1, description="most holes / filled area")
+    allow_truncated: bool = Field(False, description="keep objects cut by the border")
+    max_per_class: int = Field(20000, ge=1, description="cap a class (a fair draw by seed)")
+
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class TrainConfig(Section):
+    """Fine-tune or train a diffusion model on samples."""
+
+    task: Literal["controlnet", "base", "autoencoder"] = Field(
+        "controlnet", description="which part learns"
+    )
+    base: str | None = Field(None, description="model to start from (default: tiny)")
+    init_from: str | None = Field(None, description="checkpoint whose weights to go on from")
+    method: Literal["plain"] = Field("plain", description="training method")
+    batch: Literal["plain"] = Field("plain", description="batch composition")
+    max_steps: int | Literal["auto"] = Field(
+        "auto", description="optimiser steps (auto: by the size of the set)"
+    )
+    unet: Literal["auto", "frozen", "lora", "decoder", "full"] = Field(
+        "auto", description="which UNet weights learn beside the ControlNet"
+    )
+    lora_rank: int = Field(16, ge=1, description="rank of LoRA layers")
+    condition: Literal["binary", "index", "classes"] = Field(
+        "classes", description="encoding of the layout"
+    )
+    size: int | None = Field(None, ge=32, description="training side in pixels (default: model's)")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(20, ge=0, description="linear warm-up steps")
+    accumulate: int = Field(1, ge=1, description="batches an optimiser step")
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    clip_norm: float = Field(1.0, gt=0, description="gradient norm bound")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches EMA off")
+    caption_dropout: Rate = Field(0.1, description="share of empty prompts")
+    hint_dropout: Rate = Field(0.05, description="share of empty conditions")
+    object_weight: float = Field(2.0, ge=1, description="loss weight on object pixels")
+    recon_augment: bool = Field(False, description="train on the model's own reconstructions")
+    checkpoint_every: int = Field(200, ge=1, description="steps between saved states")
+    validate_every: int = Field(0, ge=0, description="steps between validation grids (0: the end)")
+    validation_samples: int = Field(8, ge=0, description="pictures in a validation grid")
+    augment: bool = Field(True, description="flips, turns, photometry, crops")
+
+
+class GenerateConfig(Section):
+    """Layouts -> images."""
+
+    count: int = Field(64, ge=1, description="how many images from a pool")
+    base: str | None = Field(None, description="base model of a bare ControlNet")
+    per_layout: int = Field(1, ge=1, description="images a given layout")
+    per_class: dict[str, int] = Field(
+        default_factory=dict, description="objects wanted by class: ship=500"
+    )
+    empty: Rate = Field(0.0, description="share of images without objects")
+    templates: tuple[str, ...] = Field((), description="layout templates (default: by class)")
+    mode: Literal["resample", "perturb"] = Field(
+        "resample", description="what to do with given layouts"
+    )
+    prompt: str = Field("A satellite image of {classes}", description="prompt template")
+    negative_prompt: str = Field("", description="what to move away from")
+    size: int | None = Field(None, ge=32, description="side in pixels (default: model's)")
+    gsd_m: float | None = Field(None, gt=0, description="metres a pixel of the new images")
+    scheduler: Literal["ddim", "unipc", "dpm++2m", "euler"] = Field(
+        "ddim", description="diffusion sampler"
+    )
+    steps: int = Field(20, ge=1, le=1000, description="denoising steps")
+    text_guidance: float = Field(1.5, ge=0, description="classifier-free guidance on the prompt")
+    layout_guidance: float = Field(1.0, ge=0, description="guidance on the layout")
+    control_scale: float = Field(1.0, ge=0, description="weight of the ControlNet residuals")
+    allow_same_source: bool = Field(
+        False, description="let a sample reuse masks of the image whose layout it has"
+    )
+    condition: Literal["binary", "index", "classes"] | None = Field(
+        None, description="encoding, for checkpoints without rsgen.json"
+    )
+    classes: str | None = Field(
+        None, description="class list, for checkpoints without rsgen.json"
+    )
+    save_conditions: bool = Field(False, description="write a palette PNG beside each image")
+
+
+class FilterConfig(Section):
+    """Scorers and rules -> verdicts."""
+
+    rules: tuple[dict[str, Any], ...] | None = Field(
+        None, description="scorer, bound and options of each rule (default: the model-free set)"
+    )
+    quotas: dict[str, int] = Field(default_factory=dict, description="most objects by class")
+    fail_under: Rate | None = Field(None, description="exit 7 when fewer are kept (a share)")
+    rescore: Literal["all", "none"] = Field(
+        "all", description="none: only apply new thresholds to the scores of a filter run"
+    )
+
+
+class ExportConfig(Section):
+    """Kept samples -> data sets on disk."""
+
+    format: tuple[str, ...] = Field(("coco", "dota"), description="formats to write")
+    split: str | None = Field(None, description="regroup by parent scene: 0.7/0.2/0.1")
+    ratio: str | None = Field(None, description="real to synthetic, as 1:1 (with --with-real)")
+    image_format: Literal["png", "jpg", "match-real"] = Field("png", description="image codec")
+    jpg_quality: int = Field(92, ge=50, le=100, description="quality for jpg")
+    include_unknown: bool = Field(False, description="export samples whose verdict is unknown")
+    category_ids: str = Field("start=1", description="COCO ids: start=N or from=FILE")
+
+
+class Config(Section):
+    """Everything a command may be told."""
+
+    seed: int = Field(0, ge=0, description="all randomness follows from it")
+    classes: tuple[ClassEntry, ...] | None = Field(None, description="class table, in order")
+    execution: ExecutionConfig = ExecutionConfig()
+    scenes: ScenesConfig = ScenesConfig()
+    extract_masks: ExtractMasksConfig = ExtractMasksConfig()
+    build_mask_pool: BuildMaskPoolConfig = BuildMaskPoolConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+    filter: FilterConfig = FilterConfig()
+    export: ExportConfig = ExportConfig()
