@@ -1,0 +1,367 @@
+"""What every label format shares: the reader and writer protocols, and the tally of a read.
+
+A reader turns a dataset folder into `Dataset`: samples, failures and counts that add up. A
+writer is fed one sample at a time and holds nothing that grows with pixels or labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol
+
+from rsgen.errors import DataError, UsageError
+from rsgen.images import MAX_PIXELS
+from rsgen.records import ClassTable, Failure, ObjectClass, Sample, normal_name
+
+__all__ = [
+    "Dataset",
+    "Format",
+    "FormatReader",
+    "FormatWriter",
+    "LabelNames",
+    "Problem",
+    "ReadRequest",
+    "SafeNames",
+    "Tally",
+    "WriteReport",
+    "split_of_path",
+    "write_dataset",
+]
+
+STAGE = "read"
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class Problem(Exception):
+    """One label or image that cannot be used: the failure's name, what is wrong, the fix."""
+
+    def __init__(self, name: str, message: str, fix: str) -> None:
+        super().__init__(message)
+        self.name = name
+        self.message = message
+        self.fix = fix
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """What `read_dataset` was asked for; paths are as the user gave them.
+
+    `heading`: whether the first edge of an oriented box says where its front is; "auto"
+    leaves it to the format. `size`: (width, height) for labels whose image is absent.
+    """
+
+    path: Path
+    images: Path | None = None
+    labels: Path | None = None
+    classes: ClassTable | None = None
+    class_map: Mapping[str, str] = field(default_factory=dict)
+    gsd_m: float | None = None
+    require_images: bool = True
+    heading: bool | Literal["auto"] = "auto"
+    size: tuple[int, int] | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that was read; no pixels, sizes come from image headers.
+
+    `sample.image` is relative to `root`. `counts` holds images_read, images_kept, labels_read,
+    labels_kept and one `images_skipped.NAME` / `labels_skipped.NAME` a kind of failure; kept
+    and skipped add up to read.
+    """
+
+    format: str
+    root: Path
+    classes: ClassTable
+    records: list[Sample]
+    failures: list[Failure]
+    counts: dict[str, int]
+    notes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.records)
+
+    def image_path(self, sample: Sample) -> Path:
+        """Where a sample's image lies on disk."""
+        if sample.image is None:
+            raise DataError(
+                f"{sample.id}: the labels were read without an image",
+                hint="read the dataset with its images (--images DIR)",
+            )
+        return self.root / sample.image
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What a writer put on disk: files relative to its folder, and what it left out, by reason."""
+
+    files: tuple[str, ...]
+    images: int
+    labels: int
+    skipped: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+class FormatReader(Protocol):
+    def __call__(self, request: ReadRequest) -> Dataset:
+        """Read a dataset folder or label file.
+
+        Raises:
+            DataError: nothing in it can be read at all.
+        """
+        ...
+
+
+class FormatWriter(Protocol):
+    """Streamed writing: `open`, then one `add` a sample, then `close`.
+
+    The caller puts the image at `out_dir / image_path(image_name, split)`; writers touch labels
+    only. `image_name` is a file name without folders, distinct by stem (see `SafeNames`).
+    """
+
+    name: str
+
+    def open(self, out_dir: Path, classes: ClassTable, splits: Sequence[str]) -> None: ...
+
+    def image_path(self, image_name: str, split: str) -> str: ...
+
+    def add(self, sample: Sample, image_name: str, split: str) -> None: ...
+
+    def close(self) -> WriteReport: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """One entry of the registry group `formats`."""
+
+    name: str
+    read: FormatReader
+    writer: Callable[..., FormatWriter]
+
+
+class LabelNames:
+    """Source class names -> table names, with what was seen.
+
+    With a table every name must be in it (directly, by alias, or through the map); without one
+    names are taken as they come, equal spellings joined.
+    """
+
+    def __init__(self, classes: ClassTable | None, class_map: Mapping[str, str]) -> None:
+        self._classes = classes
+        self._map = {normal_name(k): v for k, v in class_map.items()}
+        self._cache: dict[str, str] = {}
+        self._by_normal: dict[str, str] = {}
+        self._kinds: dict[str, ObjectClass] = {}
+
+    def declare(self, name: str, *, stuff: bool = False) -> None:
+        """Give a name its place in the table, in order of the source's own list."""
+        target = self._target(name)
+        if self._classes is None and target not in self._kinds:
+            self._kinds[target] = ObjectClass(target, kind="stuff" if stuff else "thing")
+
+    def _target(self, name: str) -> str:
+        mapped = self._map.get(normal_name(name), name)
+        return self._by_normal.setdefault(normal_name(mapped), mapped.strip())
+
+    def resolve(self, name: str) -> str:
+        """The table's name for a source name.
+
+        Raises:
+            Problem: UnknownClass, with the list of the known ones.
+        """
+        known = self._cache.get(name)
+        if known is not None:
+            return known
+        target = self._target(name)
+        if not normal_name(target):
+            raise Problem("UnknownClass", "empty class name", "name the class in the label")
+        if self._classes is None:
+            self._kinds.setdefault(target, ObjectClass(target))
+        else:
+            entry = self._classes.find(target)
+            if entry is None:
+                raise Problem(
+                    "UnknownClass",
+                    f"unknown class {name!r}; known: {', '.join(self._classes.names)}",
+                    f"map it with --class-map {name}=KNOWN, or add it with --classes",
+                )
+            target = entry.name
+        self._cache[name] = target
+        return target
+
+    def is_stuff(self, label: str) -> bool:
+        if self._classes is not None:
+            return self._classes.is_stuff(label)
+        return label in self._kinds and self._kinds[label].kind == "stuff"
+
+    def is_symmetric(self, label: str) -> bool:
+        entry = None if self._classes is None else self._classes.find(label)
+        return entry is not None and entry.symmetric
+
+    def table(self, *, in_order: bool = False) -> ClassTable:
+        """The given table; else the names seen, sorted unless the source lists them in order."""
+        if self._classes is not None:
+            return self._classes
+        found = list(self._kinds.values())
+        return ClassTable(tuple(found if in_order else sorted(found, key=lambda c: c.name)))
+
+
+class Tally:
+    """Collects samples, failures and counts while reading; every label ends in one count."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.records: list[Sample] = []
+        self.failures: list[Failure] = []
+        self.notes: list[str] = []
+        self._counts = dict.fromkeys(("images_read", "images_kept", "labels_read"), 0)
+        self._counts["labels_kept"] = 0
+        self._ids: set[str] = set()
+        self._remarks: dict[str, int] = {}
+
+    def _count(self, key: str, amount: int = 1) -> None:
+        self._counts[key] = self._counts.get(key, 0) + amount
+
+    def _fail(self, item: str, problem: Problem) -> None:
+        message = f"{item}: {problem.message}; fix: {problem.fix}"
+        self.failures.append(Failure(item, STAGE, problem.name, message))
+
+    def label_failed(self, item: str, problem: Problem, labels: int = 1) -> None:
+        """A label (or a whole label file) is skipped; `item` is file:line or file:id."""
+        self._count("labels_read", labels)
+        self._count(f"labels_skipped.{problem.name}", labels)
+        self._fail(item, problem)
+
+    def image_failed(self, item: str, problem: Problem, labels: int = 0) -> None:
+        """An image is skipped together with its labels."""
+        self._count("images_read")
+        self._count(f"images_skipped.{problem.name}")
+        if labels:
+            self._count("labels_read", labels)
+            self._count(f"labels_skipped.{problem.name}", labels)
+        self._fail(item, problem)
+
+    def keep(self, sample: Sample) -> None:
+        """An image with its good labels; a second sample of one id is a failure."""
+        labels = len(sample.layout.instances)
+        if sample.id in self._ids:
+            problem = Problem(
+                "DuplicateId",
+                f"a second image of the id {sample.id!r}",
+                "give every image its own name",
+            )
+            self.image_failed(sample.id, problem, labels)
+            return
+        self._ids.add(sample.id)
+        self.records.append(sample)
+        self._count("images_read")
+        self._count("images_kept")
+        self._count("labels_read", labels)
+        self._count("labels_kept", labels)
+
+    def remark(self, text: str) -> None:
+        """A repair that is no failure, counted in the notes: 'text (N times)'."""
+        self._remarks[text] = self._remarks.get(text, 0) + 1
+
+    def dataset(self, name: str, classes: ClassTable) -> Dataset:
+        """The result.
+
+        Raises:
+            DataError: there was no image record at all.
+        """
+        if self._counts["images_read"] == 0 and self._counts["labels_read"] == 0:
+            raise DataError(
+                f"{self.root}: an empty {name} dataset, no image and no label",
+                hint="check the path, --images and --labels",
+            )
+        repairs = [f"{text} ({count} times)" for text, count in self._remarks.items()]
+        counts = dict(sorted(self._counts.items()))
+        return Dataset(
+            name, self.root, classes, self.records, self.failures, counts, self.notes + repairs
+        )
+
+
+def split_of_path(path: str) -> str | None:
+    """train, val or test from a path's folders or file name (`instances_train2017.json`)."""
+    parts = PurePosixPath(path).parts
+    for part in reversed(parts):
+        words = re.split(r"[^a-z]+", PurePosixPath(part).stem.lower())
+        whole = SPLITS.get(re.sub(r"\d{4}$", "", part.lower()))
+        if whole is not None:
+            return whole
+        if part is parts[-1] and part.lower().endswith((".json", ".jsonl")):
+            found = [SPLITS[w] for w in words if w in SPLITS]
+            if found:
+                return found[-1]
+    return None
+
+
+class SafeNames:
+    """Distinct file names for any sample ids: plain ASCII, no folders, distinct by stem."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+
+    def name(self, sample_id: str, suffix: str) -> str:
+        """A name such as `train_a-0_512.png`; the same ids in the same order give the same names.
+
+        `suffix` has its dot. The last suffix of the id is dropped when it is an image's.
+        """
+        stem = re.sub(r"\.(png|jpe?g|tiff?|bmp|webp)(?=#|$)", "", sample_id, flags=re.IGNORECASE)
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[-100:] or "image"
+        chosen, number = stem, 1
+        while chosen.lower() in self._used:
+            number += 1
+            chosen = f"{stem}-{number}"
+        self._used.add(chosen.lower())
+        return chosen + suffix
+
+
+def write_dataset(
+    writer: FormatWriter,
+    samples: Iterable[Sample],
+    classes: ClassTable,
+    out_dir: Path,
+    *,
+    splits: Sequence[str] = ("train",),
+    suffix: str = ".png",
+    copy_image: Callable[[Sample, Path], None] | None = None,
+) -> WriteReport:
+    """Write samples in one go; a sample's split is its own, or the first of `splits`.
+
+    `copy_image(sample, path)` puts the image in place; without it labels alone are written.
+
+    Raises:
+        UsageError: a sample's split is not among `splits`.
+    """
+    names = SafeNames()
+    writer.open(out_dir, classes, splits)
+    for sample in samples:
+        split = sample.split or splits[0]
+        if split not in splits:
+            raise UsageError(
+                f"{sample.id} is in split {split!r}, which is not written ({', '.join(splits)})",
+                hint="name every split of the samples",
+            )
+        name = names.name(sample.id, suffix)
+        if copy_image is not None:
+            target = out_dir / writer.image_path(name, split)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_image(sample, target)
+        writer.add(sample, name, split)
+    return writer.close()
