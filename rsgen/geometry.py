@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from shapely.geometry import MultiPolygon, Polygon, box as shapely_box
+from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry import box as shapely_box
 from shapely.validation import make_valid
 
 __all__ = [

@@ -128,8 +128,10 @@ class Mask:
         found = []
         for shape, _ in shapes(pixels, mask=pixels.astype(bool), connectivity=4):
             found.append(
-                [np.asarray(ring[:-1], dtype=np.float64) + (self.x0, self.y0)
-                 for ring in shape["coordinates"]]
+                [
+                    np.asarray(ring[:-1], dtype=np.float64) + (self.x0, self.y0)
+                    for ring in shape["coordinates"]
+                ]
             )
         return found
 

@@ -157,9 +157,7 @@ figcaption span { display: block; color: #555; font-size: 12px; overflow-wrap: a
 """
 
 
-def write_page(
-    path: Path, title: str, rows: Sequence[PageRow], intro: Sequence[str] = ()
-) -> Path:
+def write_page(path: Path, title: str, rows: Sequence[PageRow], intro: Sequence[str] = ()) -> Path:
     """Write a self-contained HTML page of pictures in the given order."""
     from jinja2 import Environment
 

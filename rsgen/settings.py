@@ -138,6 +138,27 @@ class TrainConfig(Section):
     validate_every: int = Field(0, ge=0, description="steps between validation grids (0: the end)")
     validation_samples: int = Field(8, ge=0, description="pictures in a validation grid")
     augment: bool = Field(True, description="flips, turns, photometry, crops")
+    rotate_degrees: float = Field(0.0, ge=0, le=180, description="free rotation, plus or minus")
+    scale_range: tuple[float, float] = Field((1.0, 1.0), description="free scaling, least and most")
+    photometry: float = Field(0.5, ge=0, le=1, description="strength of colour and light changes")
+    views: int | Literal["auto"] = Field(
+        "auto", description="augmented views cached an image (auto: by its size; 0: made anew)"
+    )
+    from_scratch: bool = Field(
+        False, description="start from random weights of the base's architecture"
+    )
+    learn_text: bool | None = Field(
+        None, description="train the text encoder (default: task base from scratch)"
+    )
+    lr_schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
+    lr_floor: float = Field(0.05, ge=0, le=1, description="last learning rate / peak")
+    timesteps: Literal["auto", "uniform", "logit-normal"] = Field(
+        "auto", description="noise levels (auto: logit-normal for v-prediction)"
+    )
+    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting (none: off)")
+    crop: int = Field(64, ge=32, description="side of the autoencoder's training crops")
+    kl_weight: float = Field(1e-6, ge=0, description="autoencoder: weight of the KL term")
+    edge_weight: float = Field(1.0, ge=0, description="autoencoder: weight of the gradient term")
 
 
 class GenerateConfig(Section):
@@ -171,9 +192,7 @@ class GenerateConfig(Section):
     condition: Literal["binary", "index", "classes"] | None = Field(
         None, description="encoding, for checkpoints without rsgen.json"
     )
-    classes: str | None = Field(
-        None, description="class list, for checkpoints without rsgen.json"
-    )
+    classes: str | None = Field(None, description="class list, for checkpoints without rsgen.json")
     save_conditions: bool = Field(False, description="write a palette PNG beside each image")
 
 

@@ -1,0 +1,222 @@
+"""What was asked for: a request's identity, its frozen plan, and run.json.
+
+A request is its command, its configuration without counts, its inputs and its models. The
+same request on the same OUT is a no-op or a resume; another one is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rsgen import __version__
+from rsgen.config import Config, section_name
+from rsgen.errors import DataError, UsageError
+from rsgen.records import ClassTable
+
+__all__ = [
+    "InputRef",
+    "Plan",
+    "RunInfo",
+    "canonical_json",
+    "digest",
+    "item_seed",
+    "refuse_other_request",
+    "request_fingerprint",
+    "request_keys",
+]
+
+SCHEMA = 1
+# Counts are no part of a request's identity: a larger one extends the run.
+COUNT_KEYS: dict[str, frozenset[str]] = {
+    "scenes": frozenset({"count"}),
+    "generate": frozenset({"count"}),
+}
+# Commands whose result depends on the batch size and number type themselves.
+LEARNERS = frozenset({"train", "train-judge", "rl-tune"})
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON bytes with sorted keys and no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def digest(value: Any) -> str:
+    """32 hex digits over the canonical JSON of a value."""
+    return hashlib.blake2b(canonical_json(value), digest_size=16).hexdigest()
+
+
+def item_seed(seed: int, stage: str, item_id: str) -> int:
+    """The seed of one item, in [0, 2^63): depends on (seed, stage, id) only."""
+    text = f"{seed}/{stage}/{item_id}".encode()
+    value = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    return value & (2**63 - 1)
+
+
+@dataclass(frozen=True)
+class InputRef:
+    """An input as run.json records it. `manifest_hash` changes when a run has grown."""
+
+    name: str
+    path: str
+    fingerprint: str
+    manifest_hash: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the first start freezes; a resume uses it unchanged."""
+
+    count: int
+    shards: tuple[tuple[int, int], ...]
+    batch_size: int
+    dtype: str
+    device: str
+    threads: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Plan:
+        shards = tuple((int(a), int(b)) for a, b in row["shards"])
+        return cls(**{**row, "shards": shards})
+
+    def extended(self, count: int, shard_size: int) -> Plan:
+        """The same plan with more items in new shards after the old ranges."""
+        starts = range(self.count, count, shard_size)
+        more = tuple((start, min(start + shard_size, count)) for start in starts)
+        return Plan(
+            count, self.shards + more, self.batch_size, self.dtype, self.device, self.threads
+        )
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as its run.json tells it; enough to rebuild the stage in any process."""
+
+    command: str
+    config: Config
+    out: Path
+    fingerprint: str
+    inputs: tuple[InputRef, ...]
+    classes: ClassTable
+    image_roots: tuple[str, ...]
+    model_hashes: Mapping[str, str]
+    plan: Plan | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def fingerprint8(self) -> str:
+        return self.fingerprint[:8]
+
+    def paths(self, name: str) -> list[Path]:
+        """Every input path of that name, in order."""
+        return [Path(ref.path) for ref in self.inputs if ref.name == name]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "command": self.command,
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+            "inputs": [asdict(ref) for ref in self.inputs],
+            "classes": self.classes.to_json(),
+            "image_roots": list(self.image_roots),
+            "model_hashes": dict(self.model_hashes),
+            "options": dict(self.options),
+            "versions": {"rsgen": __version__},
+            "plan": None if self.plan is None else asdict(self.plan),
+        }
+
+    @classmethod
+    def load(cls, out: Path) -> RunInfo:
+        """Read OUT/run.json.
+
+        Raises:
+            DataError: not a run directory, or written by another schema.
+        """
+        path = out / "run.json"
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{out}: not a run directory (no run.json)", hint="give the OUT of a command"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error})") from error
+        if row.get("schema") != SCHEMA:
+            raise DataError(
+                f"{path}: schema {row.get('schema')!r}, this version reads {SCHEMA}",
+                hint="make the run again with this version",
+            )
+        return cls(
+            command=row["command"],
+            config=Config.model_validate(row["config"]),
+            out=out,
+            fingerprint=row["fingerprint"],
+            inputs=tuple(InputRef(**ref) for ref in row["inputs"]),
+            classes=ClassTable.from_json(row["classes"]),
+            image_roots=tuple(row["image_roots"]),
+            model_hashes=row["model_hashes"],
+            plan=None if row["plan"] is None else Plan.from_json(row["plan"]),
+            options=row["options"],
+        )
+
+
+def request_keys(
+    command: str,
+    config: Config,
+    inputs: Sequence[InputRef],
+    model_hashes: Mapping[str, str],
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that makes a request this request, as dotted key -> value."""
+    section = section_name(command)
+    data = config.model_dump(mode="json")
+    keys: dict[str, Any] = {"command": command, "seed": config.seed, "classes": data["classes"]}
+    for key, value in data.get(section, {}).items():
+        if key not in COUNT_KEYS.get(command, frozenset()):
+            keys[f"{section}.{key}"] = value
+    if command in LEARNERS:
+        keys["execution.batch_size"] = config.execution.batch_size
+        keys["execution.dtype"] = config.execution.dtype
+    for position, ref in enumerate(inputs):
+        keys[f"input {ref.name}[{position}]"] = ref.fingerprint
+    for name, value in model_hashes.items():
+        keys[f"model {name}"] = value
+    for name, value in (options or {}).items():
+        keys[f"option {name}"] = value
+    return keys
+
+
+def request_fingerprint(keys: Mapping[str, Any]) -> str:
+    """The hash that names a request; 32 hex digits."""
+    return digest({"schema": SCHEMA, **keys})
+
+
+def differing_request(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines `key: old -> new` for the keys in which two requests differ."""
+    absent = "(absent)"
+    return [
+        f"{key}: {old.get(key, absent)!r} -> {new.get(key, absent)!r}"
+        for key in sorted({*old, *new})
+        if old.get(key, absent) != new.get(key, absent)
+    ]
+
+
+def refuse_other_request(out: Path, old: RunInfo, keys: Mapping[str, Any]) -> None:
+    """Raise UsageError when a used OUT was made by another request."""
+    before = request_keys(old.command, old.config, old.inputs, old.model_hashes, old.options)
+    lines = differing_request(before, keys)
+    if lines:
+        raise UsageError(
+            f"{out} holds another request; these differ:\n  " + "\n  ".join(lines),
+            hint=f"give this request a folder of its own: --out {out}-2",
+        )

@@ -1,0 +1,369 @@
+"""Starting a run: stop requests, locks, the one run.json, commit and no-op."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from rsgen.config import Config
+from rsgen.errors import LockedError, Stopped, UsageError
+from rsgen.images import replace_bytes
+from rsgen.records import ClassTable
+from rsgen.reporting import EventLog, NullReporter, Reporter, RunSummary, TeeReporter
+from rsgen.request import (
+    InputRef,
+    Plan,
+    RunInfo,
+    refuse_other_request,
+    request_fingerprint,
+    request_keys,
+)
+from rsgen.store import artifact_row, is_committed, read_manifest, write_manifest
+
+__all__ = ["Control", "Job", "ProgramRun", "begin", "hold_lock", "start_program"]
+
+EMPTY_CLASSES = ClassTable(())
+
+
+class Control:
+    """Whether to stop, and how far the current shard is; checked after every batch."""
+
+    def __init__(
+        self, deadline: float | None = None, requested: Callable[[], bool] | None = None
+    ) -> None:
+        self._deadline = deadline
+        self._requested = requested or (lambda: False)
+        self._reason: str | None = None
+        self.on_advance: Callable[[int], None] = lambda count: None
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the run to stop after its current batch (signal-safe)."""
+        self._reason = reason
+
+    def stop_reason(self) -> str | None:
+        if self._reason is not None:
+            return self._reason
+        if self._requested():
+            return "stop requested"
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return "--max-time reached"
+        return None
+
+    def check(self) -> None:
+        """Raise Stopped when a stop was asked for."""
+        reason = self.stop_reason()
+        if reason is not None:
+            raise Stopped(f"{reason}; stopped after the current batch", hint="run the same line")
+
+    def advance(self, count: int = 1) -> None:
+        """Report finished items of the current shard."""
+        self.on_advance(count)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command line, parsed: what to run, on what, where to, and who listens."""
+
+    command: str
+    config: Config
+    out: Path
+    inputs: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    reporter: Reporter = field(default_factory=NullReporter)
+    control: Control = field(default_factory=Control)
+    options: Mapping[str, Any] = field(default_factory=dict)  # enter the fingerprint
+    slice_of: tuple[int, int] | None = None
+    if_locked: str = "fail"
+    dry_run: bool = False
+    allow_partial: bool = False
+
+    def paths(self, name: str) -> list[Path]:
+        return list(self.inputs.get(name, ()))
+
+
+@contextmanager
+def hold_lock(out: Path, job: Job) -> Iterator[None]:
+    """Hold OUT/run.lock: exclusive for a plain run, shared plus its own for a slice.
+
+    Raises:
+        LockedError: a live run holds it (and `--if-locked` is not wait).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "run.lock").open("a") as handle:
+        if job.slice_of is None:
+            _flock(handle, fcntl.LOCK_EX, out, job)
+            yield
+            return
+        _flock(handle, fcntl.LOCK_SH, out, job)
+        index, of = job.slice_of
+        with (out / f"slice-{index}-{of}.lock").open("a") as own:
+            _flock(own, fcntl.LOCK_EX, out, job)
+            yield
+
+
+def _flock(handle: IO[str], kind: int, out: Path, job: Job) -> None:
+    while True:
+        try:
+            fcntl.flock(handle.fileno(), kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if job.if_locked != "wait":
+                raise LockedError(
+                    f"{out} is held by a live run",
+                    hint="wait for it, or pass --if-locked wait or --if-locked skip",
+                ) from error
+        job.control.check()
+        time.sleep(0.2)
+
+
+def begin(
+    job: Job,
+    *,
+    inputs: Sequence[InputRef],
+    classes: ClassTable,
+    image_roots: Sequence[Path] = (),
+    model_hashes: Mapping[str, str] | None = None,
+    plan: Callable[[Plan | None], Plan | None] = lambda old: None,
+    may_grow: bool = False,
+) -> RunInfo:
+    """Create OUT/run.json, or check that OUT holds this very request. The lock is held.
+
+    Args:
+        plan: the frozen plan, given the old one (to extend it) or None.
+        may_grow: whether an input that only grew extends the run.
+
+    Raises:
+        UsageError: OUT holds another request, or an input has changed since.
+    """
+    hashes = dict(model_hashes or {})
+    keys = request_keys(job.command, job.config, inputs, hashes, job.options)
+    path = job.out / "run.json"
+    if not path.exists():
+        _refuse_foreign(job.out)
+        info = RunInfo(
+            command=job.command,
+            config=job.config,
+            out=job.out,
+            fingerprint=request_fingerprint(keys),
+            inputs=tuple(inputs),
+            classes=classes,
+            image_roots=tuple(str(root.resolve()) for root in image_roots),
+            model_hashes=hashes,
+            plan=plan(None),
+            options=dict(job.options),
+        )
+        _create_once(path, info)
+        return RunInfo.load(job.out)
+    old = RunInfo.load(job.out)
+    refuse_other_request(job.out, old, keys)
+    _refuse_other_plan(job, old)
+    grown = [
+        new.name
+        for was, new in zip(old.inputs, inputs, strict=True)
+        if was.manifest_hash != new.manifest_hash
+    ]
+    if grown and not may_grow:
+        raise UsageError(
+            f"input {', '.join(grown)} has changed since {job.out} was started",
+            hint=f"give this request a folder of its own: --out {job.out}-2",
+        )
+    info = replace(
+        old,
+        config=job.config,
+        inputs=tuple(inputs),
+        image_roots=tuple(str(root.resolve()) for root in image_roots),
+        plan=plan(old.plan),
+    )
+    if info.to_json() != old.to_json():
+        replace_bytes(path, run_json_bytes(info))
+    return info
+
+
+def _refuse_foreign(out: Path) -> None:
+    ours = {"run.lock", "events.jsonl"}
+    found = sorted(
+        p.name for p in out.iterdir() if p.name not in ours and not p.name.startswith("slice-")
+    )
+    if found:
+        raise UsageError(
+            f"{out} is not empty and is no run directory (it holds {found[0]})",
+            hint="give --out a new or empty folder",
+        )
+
+
+def _refuse_other_plan(job: Job, old: RunInfo) -> None:
+    """Execution keys that were asked for by name must agree with the frozen plan."""
+    asked, plan = job.config.execution, old.plan
+    if plan is None:
+        return
+    pairs = [
+        ("execution.batch_size", asked.batch_size, plan.batch_size),
+        ("execution.threads", asked.threads, plan.threads),
+        ("execution.dtype", None if asked.dtype == "auto" else asked.dtype, plan.dtype),
+        ("execution.device", None if asked.device == "auto" else asked.device, plan.device),
+    ]
+    if plan.shards:
+        first = plan.shards[0][1] - plan.shards[0][0]
+        whole = len(plan.shards) > 1 or (asked.shard_size or 0) < first
+        pairs.append(("execution.shard_size", asked.shard_size if whole else None, first))
+    wrong = [f"{k}: {b} -> {a}" for k, a, b in pairs if a is not None and a != b]
+    if wrong:
+        raise UsageError(
+            f"{job.out} was planned otherwise at its first start:\n  " + "\n  ".join(wrong),
+            hint=f"leave these out to resume, or start anew: --out {job.out}-2",
+        )
+
+
+def run_json_bytes(info: RunInfo) -> bytes:
+    return (json.dumps(info.to_json(), indent=1, sort_keys=True) + "\n").encode("utf-8")
+
+
+def _create_once(path: Path, info: RunInfo) -> None:
+    """Create run.json unless another slice was first; then theirs must be the same request."""
+    temporary = path.with_name(f".run.json.{os.getpid()}.tmp")
+    temporary.write_bytes(run_json_bytes(info))
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        refuse_other_request(
+            path.parent,
+            RunInfo.load(path.parent),
+            request_keys(info.command, info.config, info.inputs, info.model_hashes, info.options),
+        )
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def events_reporter(job: Job) -> Reporter:
+    """The job's reporter, with metrics and notes also kept in OUT/events.jsonl."""
+    suffix = "" if job.slice_of is None else f"-{job.slice_of[0]}"
+    return TeeReporter(job.reporter, EventLog(job.out / f"events{suffix}.jsonl"))
+
+
+def save_summary(out: Path, summary: RunSummary) -> None:
+    """OUT/summary.json, outside the manifest: it holds seconds and paths."""
+    text = json.dumps(summary.to_json(), indent=1) + "\n"
+    replace_bytes(out / "summary.json", text.encode("utf-8"))
+
+
+def stored_summary(out: Path, status: str) -> RunSummary:
+    """The summary of a committed run, for a no-op."""
+    manifest = read_manifest(out)
+    row: dict[str, Any] = {}
+    if (out / "summary.json").is_file():
+        row = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return RunSummary(
+        command=manifest["command"],
+        out=str(out),
+        status=status,
+        counts=manifest["counts"],
+        rates=row.get("rates", {}),
+        tables=row.get("tables", {}),
+        artifacts={
+            name: str(out / Path(path)) for name, path in manifest["artifact_names"].items()
+        },
+        notes=tuple(row.get("notes", ())),
+        exit_code=int(manifest["exit_code"]),
+        seconds=0.0,
+    )
+
+
+def commit(
+    info: RunInfo,
+    *,
+    parts: Sequence[Mapping[str, Any]],
+    counts: Mapping[str, int],
+    artifacts: Mapping[str, Path],
+    exit_code: int,
+) -> None:
+    """Write manifest.json: the run is complete from here on."""
+    write_manifest(
+        info.out,
+        {
+            "schema": 1,
+            "command": info.command,
+            "fingerprint": info.fingerprint,
+            "parts": list(parts),
+            "counts": dict(counts),
+            "artifacts": [artifact_row(info.out, path) for _, path in sorted(artifacts.items())],
+            "artifact_names": {
+                name: path.relative_to(info.out).as_posix() for name, path in artifacts.items()
+            },
+            "exit_code": exit_code,
+        },
+    )
+
+
+class ProgramRun:
+    """A run of a command that is no stage: a loop that reads top to bottom."""
+
+    def __init__(self, job: Job, info: RunInfo) -> None:
+        self.info = info
+        self.path = info.out
+        self.config = info.config
+        self.control = job.control
+        self.committed = is_committed(info.out)
+        self.reporter: Reporter = job.reporter if self.committed else events_reporter(job)
+        self._started = time.monotonic()
+
+    def check_stop(self) -> None:
+        """Raise Stopped when a stop was asked for."""
+        self.control.check()
+
+    def summary(self) -> RunSummary:
+        """What an earlier, committed run of this request printed."""
+        return stored_summary(self.path, "no-op")
+
+    def commit(
+        self,
+        *,
+        counts: Mapping[str, int],
+        artifacts: Mapping[str, Path],
+        tables: Mapping[str, Mapping[str, float | int | str]] | None = None,
+        rates: Mapping[str, float] | None = None,
+        notes: Sequence[str] = (),
+        exit_code: int = 0,
+    ) -> RunSummary:
+        """Write the manifest and the summary; `artifacts` are paths inside OUT."""
+        commit(self.info, parts=(), counts=counts, artifacts=artifacts, exit_code=exit_code)
+        summary = RunSummary(
+            command=self.info.command,
+            out=str(self.path),
+            status="done" if exit_code == 0 else "gate-missed",
+            counts=dict(counts),
+            rates=dict(rates or {}),
+            tables={name: dict(rows) for name, rows in (tables or {}).items()},
+            artifacts={name: str(path) for name, path in artifacts.items()},
+            notes=tuple(notes),
+            exit_code=exit_code,
+            seconds=time.monotonic() - self._started,
+        )
+        save_summary(self.path, summary)
+        return summary
+
+
+@contextmanager
+def start_program(
+    job: Job,
+    *,
+    inputs: Sequence[InputRef],
+    classes: ClassTable = EMPTY_CLASSES,
+    model_hashes: Mapping[str, str] | None = None,
+    plan: Plan | None = None,
+) -> Iterator[ProgramRun]:
+    """Lock OUT, write or check run.json, and hand out the run."""
+    with hold_lock(job.out, job):
+        info = begin(
+            job,
+            inputs=inputs,
+            classes=classes,
+            model_hashes=model_hashes,
+            plan=lambda old: old or plan,
+        )
+        yield ProgramRun(job, info)

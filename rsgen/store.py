@@ -1,0 +1,292 @@
+"""The run directory: parts, manifest, inputs, and reading samples back.
+
+    OUT/run.json              what was asked for, and the plan frozen at the first start
+    OUT/parts/00000.parquet   one a shard; its existence means done
+    OUT/failures/00000.jsonl  items of that shard that could not be processed
+    OUT/manifest.json         written last; its presence means committed
+
+Parts, images and the manifest hold no time, host or absolute path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsgen.errors import DataError
+from rsgen.images import Pixels, read_image, replace_bytes, sha256_file
+from rsgen.records import (
+    ClassTable,
+    Failure,
+    Sample,
+    samples_from_table,
+    samples_to_table,
+)
+from rsgen.request import InputRef, Plan, RunInfo, canonical_json, digest, item_seed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = [
+    "InputRef",
+    "Plan",
+    "RunInfo",
+    "SampleRun",
+    "input_ref",
+    "item_seed",
+    "open_samples",
+]
+
+SAMPLE_STAGES = frozenset({"scenes", "extract-masks", "generate", "filter"})
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def run_folder(path: Path) -> Path | None:
+    """OUT for OUT itself or for a thing inside it; None where there is no run."""
+    for folder in (path, *path.parents[:4]):
+        if (folder / "run.json").is_file() and (folder / "run.lock").exists():
+            return folder
+    return None
+
+
+def is_committed(out: Path) -> bool:
+    return (out / "manifest.json").is_file()
+
+
+def _listing(path: Path) -> list[list[Any]]:
+    """[relative name, size] of every file of a raw data set, sorted; hidden ones left out."""
+    if path.is_file():
+        return [[path.name, path.stat().st_size, sha256_file(path)]]
+    rows: list[list[Any]] = []
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in sorted(f for f in files if not f.startswith(".")):
+            full = Path(folder) / name
+            rows.append([full.relative_to(path).as_posix(), full.stat().st_size])
+    return sorted(rows)
+
+
+def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef:
+    """How an input enters the request: a run by its fingerprint, raw files by their listing.
+
+    Raises:
+        DataError: missing, or an uncommitted run without `allow_partial`.
+    """
+    if not path.exists():
+        raise DataError(f"{name}: {path} does not exist", hint="check the path")
+    out = run_folder(path)
+    if out is None:
+        listing = digest(_listing(path))
+        return InputRef(name, str(path.resolve()), listing, listing)
+    info = RunInfo.load(out)
+    if not is_committed(out):
+        if not allow_partial:
+            raise DataError(
+                f"{name}: {out} is not complete (no manifest.json)",
+                hint="run its command again to finish it, or pass --allow-partial",
+            )
+        return InputRef(name, str(path.resolve()), info.fingerprint, "partial")
+    return InputRef(name, str(path.resolve()), info.fingerprint, sha256_file(out / "manifest.json"))
+
+
+# ---------------------------------------------------------------- parts
+
+
+def part_path(out: Path, index: int) -> Path:
+    return out / "parts" / f"{index:05d}.parquet"
+
+
+def failures_path(out: Path, index: int) -> Path:
+    return out / "failures" / f"{index:05d}.jsonl"
+
+
+def write_part(
+    out: Path,
+    index: int,
+    samples: Iterable[Sample],
+    failures: Sequence[Failure],
+    counts: Mapping[str, int],
+) -> None:
+    """Write a shard's failures, then its part: the part's existence means done."""
+    import pyarrow.parquet as pq
+
+    rows = "".join(json.dumps(f.to_json(), sort_keys=True) + "\n" for f in failures)
+    if rows:
+        replace_bytes(failures_path(out, index), rows.encode("utf-8"))
+    else:
+        failures_path(out, index).unlink(missing_ok=True)
+    table = samples_to_table(samples)
+    metadata = {
+        **(table.schema.metadata or {}),
+        b"rsgen_counts": canonical_json(dict(counts)),
+        b"rsgen_failures": str(len(failures)).encode(),
+    }
+    sink = _buffer()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    replace_bytes(part_path(out, index), sink.getvalue().to_pybytes())
+
+
+def _buffer() -> Any:
+    import pyarrow as pa
+
+    return pa.BufferOutputStream()
+
+
+def read_part(path: Path) -> pa.Table:
+    """The table of a part file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path}: damaged part ({error})", hint="delete this file and run its command again"
+        ) from error
+
+
+def part_counts(path: Path) -> tuple[int, int, dict[str, int]]:
+    """(rows, failures, counts) from a part's footer alone."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    metadata = schema.metadata or {}
+    counts = json.loads(metadata.get(b"rsgen_counts", b"{}"))
+    failures = int(metadata.get(b"rsgen_failures", b"0"))
+    return pq.read_metadata(path).num_rows, failures, {k: int(v) for k, v in counts.items()}
+
+
+def read_failures(out: Path) -> Iterator[Failure]:
+    """Every failure row of a run, by shard."""
+    for path in sorted((out / "failures").glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield Failure(**json.loads(line))
+
+
+# ---------------------------------------------------------------- reading samples
+
+
+class SampleRun:
+    """The samples of a run directory, in order."""
+
+    def __init__(self, out: Path, info: RunInfo, parts: Sequence[Path], manifest_hash: str):
+        self.path = out
+        self.info = info
+        self.manifest_hash = manifest_hash
+        self._parts = list(parts)
+        self._rows = [part_counts(path)[0] for path in self._parts]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.info.fingerprint
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.info.classes
+
+    @property
+    def image_roots(self) -> list[Path]:
+        """Folders that `Sample.image` may be relative to, the run itself first."""
+        return [self.path, *(Path(root) for root in self.info.image_roots)]
+
+    def __len__(self) -> int:
+        return sum(self._rows)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for path in self._parts:
+            yield from samples_from_table(read_part(path))
+
+    def rows(self, start: int, stop: int) -> list[Sample]:
+        """Samples start..stop-1, reading only the parts that hold them."""
+        found: list[Sample] = []
+        first = 0
+        for path, rows in zip(self._parts, self._rows, strict=True):
+            low, high = max(start, first), min(stop, first + rows)
+            if low < high:
+                table = read_part(path).slice(low - first, high - low)
+                found.extend(samples_from_table(table))
+            first += rows
+        return found
+
+    def image_path(self, sample: Sample) -> Path:
+        """Where the sample's pixels lie.
+
+        Raises:
+            DataError: it has no image, or the file is gone.
+        """
+        if sample.image is None:
+            raise DataError(f"{sample.id}: this sample has a layout but no image")
+        for root in self.image_roots:
+            path = root / sample.image
+            if path.is_file():
+                return path
+        raise DataError(
+            f"{sample.id}: image {sample.image} not found under "
+            f"{', '.join(str(root) for root in self.image_roots)}",
+            hint="put the data set back where run.json says it was",
+        )
+
+    def read_image(self, sample: Sample) -> Pixels:
+        """uint8 [H, W, 3] RGB."""
+        return read_image(self.image_path(sample))
+
+
+def open_samples(path: Path, allow_partial: bool = False) -> SampleRun:
+    """Open the samples of OUT, or of a thing inside it.
+
+    Raises:
+        DataError: no run, no samples in it, or uncommitted without `allow_partial`.
+    """
+    out = run_folder(path)
+    if out is None:
+        raise DataError(
+            f"{path}: not a run directory (no run.json)",
+            hint="make one from labelled images: rsgen extract-masks DATASET --out OUT",
+        )
+    info = RunInfo.load(out)
+    if info.command not in SAMPLE_STAGES:
+        raise DataError(f"{out}: a {info.command} run holds no samples")
+    if is_committed(out):
+        manifest = read_manifest(out)
+        parts = [out / "parts" / part["name"] for part in manifest["parts"]]
+        return SampleRun(out, info, parts, sha256_file(out / "manifest.json"))
+    if not allow_partial:
+        raise DataError(
+            f"{out}: not complete (no manifest.json)",
+            hint="run its command again to finish it, or pass --allow-partial",
+        )
+    return SampleRun(out, info, sorted((out / "parts").glob("*.parquet")), "partial")
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """OUT/manifest.json as a mapping."""
+    path = out / "manifest.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def artifact_row(out: Path, path: Path) -> dict[str, Any]:
+    """One artifact of the manifest: a file by its hash, a folder by its files' hashes."""
+    name = path.relative_to(out).as_posix()
+    if path.is_file():
+        return {"name": name, "sha256": sha256_file(path)}
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    rows = [[p.relative_to(path).as_posix(), sha256_file(p)] for p in files]
+    return {
+        "name": name,
+        "files": len(rows),
+        "sha256": hashlib.sha256(canonical_json(rows)).hexdigest(),
+    }
+
+
+def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps(dict(manifest), sort_keys=True, indent=1) + "\n"
+    replace_bytes(out / "manifest.json", text.encode("utf-8"))
