@@ -1,0 +1,178 @@
+"""Training data: which samples may be learned from, their pixels, and augmented views.
+
+A view is one image of the model's size with its layout, cut at native ground sampling
+distance. Everything random follows from (seed, item, view).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from rsgen.augment import Augmenter, AugmentSettings
+from rsgen.errors import DataError
+from rsgen.images import Pixels
+from rsgen.records import ClassTable, Layout, Sample
+from rsgen.splits import train_only
+from rsgen.store import SampleRun, item_seed
+
+__all__ = ["TrainingImages", "View", "automatic_views", "make_view", "median_object_px"]
+
+CACHE_BYTES = 2_000_000_000
+MOST_VIEWS = 16
+
+
+@dataclass(frozen=True)
+class View:
+    """uint8 [size, size, 3] RGB, its layout in the same frame, and the prompt."""
+
+    image: Pixels
+    layout: Layout
+    prompt: str | None
+
+
+class TrainingImages:
+    """Samples with pixels that may be learned from, decoded images kept up to a byte budget."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        read: Callable[[Sample], Pixels],
+        classes: ClassTable,
+        refused: int = 0,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.samples = list(samples)
+        self.classes = classes
+        self.refused = refused
+        self._read, self._left = read, cache_bytes
+        self._kept: dict[int, Pixels] = {}
+
+    @classmethod
+    def from_runs(cls, runs: Iterable[SampleRun], classes: ClassTable) -> TrainingImages:
+        """The train samples of some runs; others are counted as refused.
+
+        Raises:
+            DataError: no train sample has an image.
+        """
+        opened = list(runs)
+        samples: list[Sample] = []
+        owners: list[SampleRun] = []
+        total = 0
+        for run in opened:
+            rows = list(run)
+            total += len(rows)
+            usable = [s for s in train_only(rows) if s.image is not None and s.verdict != "drop"]
+            samples += usable
+            owners += [run] * len(usable)
+        if not samples:
+            raise DataError(
+                f"none of {total} samples is a training image "
+                "(split train, with an image, not dropped by a filter)",
+                hint="give a run of extract-masks or scenes whose split is not all val and test",
+            )
+        by_sample = {id(sample): run for sample, run in zip(samples, owners, strict=True)}
+        return cls(
+            samples,
+            lambda sample: by_sample[id(sample)].read_image(sample),
+            classes,
+            refused=total - len(samples),
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def image(self, index: int) -> Pixels:
+        """uint8 [H, W, 3] RGB."""
+        kept = self._kept.get(index)
+        if kept is None:
+            kept = self._read(self.samples[index])
+            if kept.nbytes <= self._left:
+                self._left -= kept.nbytes
+                self._kept[index] = kept
+        return kept
+
+    def check_size(self, size: int) -> None:
+        """Raise DataError where an image is smaller than the model's side."""
+        small = [
+            s for s in self.samples if min(s.layout.width, s.layout.height) < size
+        ]
+        if small:
+            first = small[0]
+            raise DataError(
+                f"{len(small)} of {len(self)} images are smaller than {size} px, first "
+                f"{first.id} with {first.layout.width} x {first.layout.height}",
+                hint=f"train at a smaller side: --size {_fitting_size(small)}",
+            )
+
+
+def _fitting_size(samples: Sequence[Sample]) -> int:
+    side = min(min(s.layout.width, s.layout.height) for s in samples)
+    return max(32, side // 32 * 32)
+
+
+def automatic_views(samples: Sequence[Sample], size: int, flips: bool) -> int:
+    """Cached views an image: enough crops to cover the median image, and a mirrored one."""
+    areas = [s.layout.width * s.layout.height for s in samples]
+    cover = round(float(np.median(areas)) / size**2)
+    return int(np.clip(max(cover, 2 if flips else 1), 1, MOST_VIEWS))
+
+
+def median_object_px(samples: Sequence[Sample]) -> float | None:
+    """Median of sqrt(box area) over all boxed instances, in pixels; None without any."""
+    sides = [
+        float(np.sqrt(max(box.area, 0.0)))
+        for sample in samples
+        for instance in sample.layout.instances
+        if (box := instance.bounds()) is not None
+    ]
+    return float(np.median(sides)) if sides else None
+
+
+def make_view(
+    images: TrainingImages,
+    index: int,
+    view: int,
+    size: int,
+    seed: int,
+    settings: AugmentSettings,
+) -> View:
+    """View number `view` of an item; view 0 of an image of the model's size is the image itself."""
+    sample = images.samples[index]
+    image = images.image(index)
+    rng = np.random.default_rng(item_seed(seed, "view", f"{sample.id}/{view}"))
+    exact = image.shape[0] == size and image.shape[1] == size
+    if view == 0 and exact:
+        return View(image, sample.layout, sample.prompt)
+    if not exact:
+        settings = replace(settings, focus=focus_point(sample.layout, rng))
+    moved, layout = Augmenter(settings, size)(image, sample.layout, rng)
+    return View(moved, layout, sample.prompt)
+
+
+def focus_point(
+    layout: Layout, rng: np.random.Generator, chance: float = 0.7
+) -> tuple[float, float] | None:
+    """The centre of a random object that a crop should hold, or None for anywhere."""
+    boxes = [b for i in layout.instances if (b := i.bounds()) is not None]
+    if not boxes or rng.random() >= chance:
+        return None
+    return boxes[int(rng.integers(len(boxes)))].center
+
+
+def random_crop(
+    image: Pixels, layout: Layout, side: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """uint8 [side, side, 3], half of the time around an object; mirrored and turned at random."""
+    height, width = image.shape[:2]
+    point = focus_point(layout, rng, 0.5)
+    if point is None:
+        point = (rng.uniform(0, width), rng.uniform(0, height))
+    shift = rng.uniform(-side / 4, side / 4, size=2)
+    x = int(np.clip(point[0] + shift[0] - side / 2, 0, width - side))
+    y = int(np.clip(point[1] + shift[1] - side / 2, 0, height - side))
+    crop = np.rot90(image[y : y + side, x : x + side], int(rng.integers(4)))
+    return np.ascontiguousarray(crop[:, ::-1] if rng.random() < 0.5 else crop)

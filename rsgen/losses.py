@@ -1,0 +1,77 @@
+"""Loss terms of the training tasks, all per sample, and their weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from rsgen.records import ClassTable, Layout
+
+__all__ = [
+    "gradient_difference",
+    "kl_to_normal",
+    "min_snr_weight",
+    "object_weights",
+    "weighted_error",
+]
+
+# An object of this area gets the plain object weight; smaller ones up to twice as much.
+REFERENCE_AREA_PX = 400.0
+
+
+def gradient_difference(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of horizontal and vertical image gradients, [N]."""
+    difference = output - target
+    across = (difference[..., :, 1:] - difference[..., :, :-1]).abs().mean(dim=(1, 2, 3))
+    down = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean(dim=(1, 2, 3))
+    return across + down
+
+
+def kl_to_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL of N(mean, exp(log_variance)) from N(0, 1), summed over a sample's latent, [N]."""
+    terms = mean.square() + log_variance.exp() - 1 - log_variance
+    return 0.5 * terms.sum(dim=(1, 2, 3))
+
+
+def object_weights(
+    layout: Layout, classes: ClassTable, weight: float, factor: int
+) -> npt.NDArray[np.float32]:
+    """Loss weight of each latent cell, float32 [h, w], mean 1.
+
+    1 on the background, `weight` on things (small ones up to twice its surplus), in between
+    where an object covers a part of the cell of factor x factor pixels.
+    """
+    plane = np.zeros((layout.height, layout.width), dtype=np.float32)
+    for instance in layout.instances:
+        known = classes.find(instance.label)
+        if instance.mask is None or (known is not None and known.kind == "stuff"):
+            continue
+        boost = float(np.clip(np.sqrt(REFERENCE_AREA_PX / instance.mask.area), 0.5, 2.0))
+        instance.mask.paint(plane, (weight - 1) * boost)
+    height, width = layout.height // factor, layout.width // factor
+    cells = plane[: height * factor, : width * factor]
+    pooled = cells.reshape(height, factor, width, factor).mean(axis=(1, 3)) + 1
+    return np.asarray(pooled / pooled.mean(), dtype=np.float32)
+
+
+def weighted_error(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Squared error with weights [N, 1, h, w] of mean 1, averaged over each sample, [N]."""
+    error = functional.mse_loss(prediction.float(), target.float(), reduction="none")
+    return (error * weights).mean(dim=(1, 2, 3))
+
+
+def min_snr_weight(
+    alphas_cumprod: Tensor, timesteps: Tensor, gamma: float, prediction_type: str
+) -> Tensor:
+    """Min-SNR loss weight a sample, [N].
+
+    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+    section 3.4; for v-prediction the weight is divided by SNR + 1 instead of SNR.
+    """
+    alpha = alphas_cumprod[timesteps]
+    snr = alpha / (1 - alpha)
+    bounded = torch.clamp(snr, max=gamma)
+    return bounded / (snr + 1) if prediction_type == "v_prediction" else bounded / snr

@@ -1,0 +1,1 @@
+"""Parts of the training programs: the loop, objectives, saved state, validation, curves."""
