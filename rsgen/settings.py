@@ -96,6 +96,9 @@ class BuildMaskPoolConfig(Section):
     min_solidity: float = Field(0.35, ge=0, le=1, description="least area / convex hull area")
     max_hole_share: float = Field(0.25, ge=0, le=1, description="most holes / filled area")
     allow_truncated: bool = Field(False, description="keep objects cut by the border")
+    allow_fallback: bool = Field(
+        False, description="keep class-typical shapes that stand in for a mask (origin box)"
+    )
     max_per_class: int = Field(20000, ge=1, description="cap a class (a fair draw by seed)")
 
 
