@@ -49,8 +49,10 @@ SAMPLE_STAGES = frozenset({"scenes", "extract-masks", "generate", "filter"})
 
 def run_folder(path: Path) -> Path | None:
     """OUT for OUT itself or for a thing inside it; None where there is no run."""
-    for folder in (path, *path.parents[:4]):
-        if (folder / "run.json").is_file() and (folder / "run.lock").exists():
+    for folder in (path, *list(path.parents)[:4]):
+        record = folder / "run.json"
+        # A pipeline's folder has a run.json too; only a command's names its fingerprint.
+        if record.is_file() and '"fingerprint"' in record.read_text(encoding="utf-8"):
             return folder
     return None
 

@@ -1,0 +1,199 @@
+"""The Typer app: commands, signals, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rsgen.errors import LockedError, RsgenError
+
+from .commands import COMMANDS, CommandSpec
+from .options import Common, command_signature, config_values, with_signature
+
+if TYPE_CHECKING:
+    from rsgen.reporting import RunSummary
+    from rsgen.runs import Control
+
+    from .console import ConsoleReporter
+
+__all__ = ["app"]
+
+HELP = """Turn a small labelled remote-sensing set into a large, screened one.
+
+Each command reads folders and writes one new folder (--out). A run that was stopped goes on
+when the same line is given again; a finished one is left as it is.
+
+\b
+  rsgen run quickstart --work quickstart-run      the whole job on sample scenes
+
+Your own data, step by step:
+
+\b
+  rsgen extract-masks DATASET --out masks
+  rsgen build-mask-pool masks --out pool
+  rsgen train masks --out model
+  rsgen generate model --pool pool --count 500 --out images
+  rsgen filter images --real masks --out kept
+  rsgen export kept --format coco,dota --out set
+
+\b
+Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 environment, 5 too many failed items,
+6 locked, 7 quality gate missed, 75 stopped (run the same line again).
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from rsgen import __version__
+
+        typer.echo(f"rsgen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version"
+    ),
+) -> None:
+    return
+
+
+def _register(spec: CommandSpec) -> None:
+    def call(**given: Any) -> None:
+        common = Common(**{name: given.pop(name) for name in Common.__dataclass_fields__})
+        raise typer.Exit(_guarded(spec, common, given))
+
+    signature = command_signature(spec.arguments, spec.options)
+    app.command(spec.name, help=spec.help, short_help=spec.help, epilog=spec.example)(
+        with_signature(call, signature, spec.name, spec.help)
+    )
+
+
+def _guarded(spec: CommandSpec, common: Common, given: dict[str, Any]) -> int:
+    """Run a command; every way it can end has one exit code."""
+    from .console import ConsoleReporter, print_error, print_summary
+
+    reporter = ConsoleReporter(quiet=common.quiet, verbose=common.verbose, log_file=common.log_file)
+    try:
+        summary = _execute(spec, common, given, reporter)
+    except RsgenError as error:
+        reporter.close()
+        if isinstance(error, LockedError) and common.if_locked == "skip":
+            reporter.note(f"{error.message}; skipped")
+            return 0
+        print_error(error, as_json=common.json)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit 1
+        reporter.close()
+        place = _keep_traceback(common)
+        sys.stderr.write(
+            f"error: {type(error).__name__}: {error}\n"
+            f"  this is a bug in rsgen; the traceback is in {place}\n"
+        )
+        return 1
+    reporter.close()
+    if summary is None:
+        return 0
+    print_summary(summary, as_json=common.json)
+    return summary.exit_code
+
+
+def _keep_traceback(common: Common) -> str:
+    text = traceback.format_exc()
+    if os.environ.get("RSGEN_DEBUG"):
+        sys.stderr.write(text)
+    path = common.log_file
+    if path is None and common.out is not None and (common.out / "run.json").is_file():
+        path = common.out / "events.jsonl"
+        text = json.dumps({"kind": "traceback", "text": text}) + "\n"
+    if path is None:
+        sys.stderr.write(text)
+        return "the lines above"
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(text)
+    return str(path)
+
+
+def _execute(
+    spec: CommandSpec, common: Common, given: dict[str, Any], reporter: ConsoleReporter
+) -> RunSummary | None:
+    from rsgen.config import parse_pairs
+    from rsgen.runs import Control
+
+    options = config_values(spec.options, given)
+    settings = parse_pairs(common.set)
+    seconds = common.max_seconds()
+    control = Control(None if seconds is None else time.monotonic() + seconds)
+    with _signals(control):
+        return spec.call(common, given, options, settings, reporter, control)
+
+
+class _signals:
+    """First SIGTERM, SIGINT or SIGUSR1: stop after the batch. A second one ends at once."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._old: dict[int, Any] = {}
+        self._count = 0
+
+    def __enter__(self) -> None:
+        handler: Callable[[int, FrameType | None], None] = self._on_signal
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._old[number] = signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self._count += 1
+        if self._count > 1:
+            os._exit(130 if number == signal.SIGINT else 143)
+        name = signal.Signals(number).name
+        self._control.request_stop(name)
+        os.write(2, f"\n{name}: stopping after the current batch; again to stop now\n".encode())
+
+
+for _spec in COMMANDS:
+    _register(_spec)
+
+
+def _doctor(
+    json_: bool = typer.Option(False, "--json", help="Print the result as JSON"),
+) -> None:
+    """What is installed, which device, which models are reachable, and what to type."""
+    from rsgen.doctor import diagnose
+
+    from .console import print_report
+
+    report = diagnose(Path.cwd())
+    print_report(report, as_json=json_)
+    raise typer.Exit(report.exit_code)
+
+
+app.command("doctor", short_help="What is installed, which device and models, what to type.")(
+    _doctor
+)

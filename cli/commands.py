@@ -1,0 +1,305 @@
+"""The commands: their arguments, their options, and the one library call each makes."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rsgen.errors import UsageError
+
+from .options import Common, ConfigOption
+
+if TYPE_CHECKING:
+    from rsgen.reporting import Reporter, RunSummary
+    from rsgen.runs import Control
+
+__all__ = ["COMMANDS", "CommandSpec"]
+
+Pairs = list[tuple[str, Any]]
+Call = Callable[[Common, dict[str, Any], Pairs, Pairs, "Reporter", "Control"], "RunSummary | None"]
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    name: str
+    help: str
+    arguments: Sequence[inspect.Parameter]
+    options: Sequence[ConfigOption]
+    call: Call
+
+    @property
+    def example(self) -> str:
+        """Example lines for the end of the help text."""
+        return "\b\n" + "\n".join(["Examples:", *(f"  rsgen {e}" for e in EXAMPLES[self.name])])
+
+
+def _positional(name: str, kind: Any, help_text: str, default: Any = ...) -> inspect.Parameter:
+    required = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=required,
+        annotation=Annotated[
+            kind, typer.Argument(help=help_text, show_default=False, metavar=name.upper())
+        ],
+    )
+
+
+def _option(name: str, kind: Any, flag: str, help_text: str) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            kind | None,
+            typer.Option(flag, help=help_text, metavar="PATH" if kind is Path else "STAGE"),
+        ],
+    )
+
+
+def _paths(value: Any) -> list[Path]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _job_call(command: str, inputs: Mapping[str, str]) -> Call:
+    """A call that builds the Job and runs the stage or program; `inputs`: argument -> name."""
+
+    def call(
+        common: Common,
+        given: dict[str, Any],
+        options: Pairs,
+        settings: Pairs,
+        reporter: Reporter,
+        control: Control,
+    ) -> RunSummary | None:
+        from rsgen.config import dump_yaml, load_config, section_name
+        from rsgen.pipeline import read_layers, run_command
+        from rsgen.runs import Job
+
+        layers = read_layers(common.config)
+        config = load_config(layers, options=options, settings=settings)
+        if common.print_config:
+            sys.stdout.write(dump_yaml(config, [section_name(command)]))
+            return None
+        if common.out is None:
+            raise UsageError(f"rsgen {command} needs --out", hint="add --out FOLDER")
+        job = Job(
+            command=command,
+            config=config,
+            out=common.out,
+            inputs={name: _paths(given[arg]) for arg, name in inputs.items() if given[arg]},
+            reporter=reporter,
+            control=control,
+            slice_of=common.slice_of(),
+            if_locked=common.if_locked,
+            dry_run=common.dry_run,
+            allow_partial=common.allow_partial,
+        )
+        return run_command(job)
+
+    return call
+
+
+def _run_call(
+    common: Common,
+    given: dict[str, Any],
+    options: Pairs,
+    settings: Pairs,
+    reporter: Reporter,
+    control: Control,
+) -> RunSummary | None:
+    from rsgen.pipeline import PipelineJob, print_pipeline, run_pipeline
+
+    job = PipelineJob(
+        pipeline=given["pipeline"],
+        layers=tuple(common.config),
+        work=given["work"] or common.out,
+        options=tuple(options),
+        settings=tuple(settings),
+        first=given["from_stage"],
+        last=given["until_stage"],
+        reporter=reporter,
+        control=control,
+        if_locked=common.if_locked,
+        dry_run=common.dry_run,
+    )
+    if common.print_config:
+        sys.stdout.write(print_pipeline(job))
+        return None
+    return run_pipeline(job)
+
+
+def _spec(
+    name: str,
+    text: str,
+    arguments: Sequence[tuple[inspect.Parameter, str]] = (),
+    options: Sequence[ConfigOption] = (),
+) -> CommandSpec:
+    inputs = {parameter.name: input_name for parameter, input_name in arguments}
+    return CommandSpec(name, text, [p for p, _ in arguments], options, _job_call(name, inputs))
+
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "scenes": ("scenes --count 200 --size 256 --out scenes",),
+    "extract-masks": (
+        "extract-masks DATASET --out masks",
+        "extract-masks DATASET --class-map airplane=plane --gsd 0.5 --out masks",
+        "extract-masks --images pictures labels.json --format coco --out masks",
+    ),
+    "build-mask-pool": (
+        "build-mask-pool masks --out pool",
+        "build-mask-pool masks-2023 masks-2024 --out pool",
+    ),
+    "train": (
+        "train masks --out model                          (the embedded demonstration model)",
+        "train masks --base hub:ORG/NAME --out model      (a Stable Diffusion 1.5 folder or hub)",
+        "train masks --steps 2000 --max-time 4h --out model",
+    ),
+    "generate": (
+        "generate model --pool pool --count 500 --out images",
+        "generate model --layouts masks --per-layout 2 --out images",
+        "generate model --pool pool --count 500 --workers 4 --out images",
+    ),
+    "filter": (
+        "filter images --real masks --out kept",
+        "filter images --real masks --fail-under 0.6 --out kept",
+    ),
+    "export": (
+        "export kept --format coco,dota,yolo-obb --out set",
+        "export kept --with-real masks --ratio 1:1 --image-format match-real --out set",
+    ),
+    "run": ("run quickstart --work quickstart-run", "run factory.yaml --work work --from filter"),
+}
+
+O = ConfigOption  # noqa: E741 - a short name keeps the table readable
+
+COMMANDS: tuple[CommandSpec, ...] = (
+    _spec(
+        "scenes",
+        "Make procedural labelled overhead scenes: sample data to try everything on.",
+        options=[
+            O("--count", "scenes.count", int),
+            O("--size", "scenes.size", int),
+            O("--style", "scenes.style"),
+            O("--types", "scenes.types", shape="list"),
+            O("--gsd", "scenes.gsd_m", float),
+        ],
+    ),
+    _spec(
+        "extract-masks",
+        "Read labelled images in any format and give every instance one scored mask.",
+        [
+            (_positional("dataset", list[Path], "Folder, label file, or a sample run"), "dataset"),
+            (_option("images", Path, "--images", "Images, when they lie elsewhere"), "images"),
+            (_option("labels", Path, "--labels", "Labels, when they lie elsewhere"), "labels"),
+        ],
+        [
+            O("--format", "extract_masks.format"),
+            O("--backend", "extract_masks.backend"),
+            O("--classes", "extract_masks.classes"),
+            O("--class-map", "extract_masks.class_map", shape="pairs"),
+            O("--gsd", "extract_masks.gsd_m", float),
+            O("--tile", "extract_masks.tile"),
+        ],
+    ),
+    _spec(
+        "build-mask-pool",
+        "Collect good instance shapes, in one pose, for placing them anew.",
+        [(_positional("run", list[Path], "Sample runs (extract-masks OUT)"), "run")],
+        [O("--max-per-class", "build_mask_pool.max_per_class", int)],
+    ),
+    _spec(
+        "train",
+        "Teach a diffusion model to paint layouts: ControlNet, base, or autoencoder.",
+        [(_positional("run", Path, "A sample run; only its train split is used"), "run")],
+        [
+            O("--base", "train.base"),
+            O("--task", "train.task"),
+            O("--init-from", "train.init_from"),
+            O("--steps", "train.max_steps"),
+            O("--method", "train.method"),
+            O("--unet", "train.unet"),
+            O("--condition", "train.condition"),
+            O("--size", "train.size", int),
+            O("--lr", "train.lr", float),
+        ],
+    ),
+    _spec(
+        "generate",
+        "Make new images from a mask pool with layout templates, or from given layouts.",
+        [
+            (
+                _positional("checkpoint", Path, "train OUT, a model folder, or a ControlNet"),
+                "checkpoint",
+            ),
+            (_option("pool", Path, "--pool", "build-mask-pool OUT"), "pool"),
+            (
+                _option("layouts", Path, "--layouts", "A sample run, or labels in any format"),
+                "layouts",
+            ),
+        ],
+        [
+            O("--count", "generate.count", int),
+            O("--base", "generate.base"),
+            O("--per-layout", "generate.per_layout", int),
+            O("--per-class", "generate.per_class", shape="pairs"),
+            O("--empty", "generate.empty", float),
+            O("--size", "generate.size", int),
+            O("--scheduler", "generate.scheduler"),
+            O("--steps", "generate.steps", int),
+            O("--text-guidance", "generate.text_guidance", float),
+            O("--layout-guidance", "generate.layout_guidance", float),
+        ],
+    ),
+    _spec(
+        "filter",
+        "Score every image and instance, and say keep or drop, with reasons. Deletes nothing.",
+        [
+            (_positional("run", Path, "generate OUT, or an older filter OUT"), "run"),
+            (_option("real", Path, "--real", "Real samples, for quantile thresholds"), "real"),
+            (
+                _option("checkpoint", Path, "--model", "Its autoencoder finds near-duplicates"),
+                "checkpoint",
+            ),
+        ],
+        [
+            O("--fail-under", "filter.fail_under", float),
+            O("--rescore", "filter.rescore"),
+        ],
+    ),
+    _spec(
+        "export",
+        "Write kept samples as COCO, DOTA, YOLO-OBB, YOLO or JSON lines; read back and verified.",
+        [
+            (_positional("run", list[Path], "Sample runs; filtered ones give kept samples"), "run"),
+            (_option("with_real", Path, "--with-real", "Add real samples from this run"), "real"),
+        ],
+        [
+            O("--format", "export.format", shape="list"),
+            O("--split", "export.split"),
+            O("--ratio", "export.ratio"),
+            O("--image-format", "export.image_format"),
+            O("--category-ids", "export.category_ids"),
+        ],
+    ),
+    CommandSpec(
+        "run",
+        "Run a pipeline of stages, each in its own folder; only what changed is run again.",
+        [
+            _positional("pipeline", str, "YAML file or template (quickstart)"),
+            _option("work", Path, "--work", "Folder of the stages' folders"),
+            _option("from_stage", str, "--from", "First stage to run"),
+            _option("until_stage", str, "--until", "Last stage to run"),
+        ],
+        [],
+        _run_call,
+    ),
+)

@@ -1,0 +1,164 @@
+"""What a person or a scheduler sees: progress on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rsgen.doctor import Report
+    from rsgen.errors import RsgenError
+    from rsgen.reporting import RunSummary
+
+__all__ = ["ConsoleReporter", "print_error", "print_report", "print_summary"]
+
+PLAIN_INTERVAL_S = 10.0
+
+
+class ConsoleReporter:
+    """Bars on a terminal, otherwise a plain line at most every ten seconds."""
+
+    def __init__(
+        self, *, quiet: bool = False, verbose: bool = False, log_file: Path | None = None
+    ) -> None:
+        self._quiet = quiet
+        self._verbose = verbose
+        self._log: TextIO | None = None
+        if log_file is not None:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            self._log = log_file.open("a", encoding="utf-8")
+        self._terminal = sys.stderr.isatty() and not quiet
+        self._bar: Any = None
+        self._name, self._unit = "", "item"
+        self._total: int | None = None
+        self._done, self._since, self._shown = 0, 0.0, 0.0
+
+    def stage(self, name: str, total: int | None, unit: str = "item") -> None:
+        self.close()
+        self._name, self._total, self._unit, self._done = name, total, unit, 0
+        self._since = self._shown = time.monotonic()
+        if self._terminal:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=name, unit=unit, file=sys.stderr, dynamic_ncols=True)
+        elif total is not None:
+            self._line(f"{name}: {total} {unit}s to do", always=self._verbose)
+
+    def advance(self, count: int = 1) -> None:
+        if count <= 0:
+            return
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._shown >= PLAIN_INTERVAL_S:
+            self._shown = now
+            self._line(self._progress(now))
+
+    def _progress(self, now: float) -> str:
+        rate = self._done / max(now - self._since, 1e-9)
+        text = f"{self._name}: {self._done}"
+        if self._total is not None:
+            left = max(0, self._total - self._done) / rate if rate > 0 else 0.0
+            text += f"/{self._total} {self._unit}s, {rate:.2f}/s, {left:.0f} s left"
+        return text
+
+    def metric(self, name: str, value: float, step: int | None = None) -> None:
+        at = "" if step is None else f" @ {step}"
+        if self._verbose:
+            self._line(f"{name} = {value:.6g}{at}")
+        elif self._bar is not None:
+            self._bar.set_postfix({name: f"{value:.4g}"}, refresh=False)
+        elif self._log is not None:
+            self._write_log(f"{name} = {value:.6g}{at}")
+
+    def note(self, text: str, level: str = "info") -> None:
+        mark = "" if level == "info" else f"{level}: "
+        self._line(f"{mark}{text}", always=level != "info")
+
+    def _line(self, text: str, *, always: bool = False) -> None:
+        self._write_log(text)
+        if self._quiet and not always:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            sys.stderr.write(text + "\n")
+
+    def _write_log(self, text: str) -> None:
+        if self._log is not None:
+            self._log.write(time.strftime("%Y-%m-%dT%H:%M:%S ") + text + "\n")
+            self._log.flush()
+
+    def close(self) -> None:
+        """End the bar of the current stage."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _plain(value: float | int | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_summary(summary: RunSummary, *, as_json: bool) -> None:
+    """The result on stdout: one JSON object, or a table."""
+    if as_json:
+        sys.stdout.write(json.dumps(summary.to_json()) + "\n")
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column("what", style="bold")
+    table.add_column("value", overflow="fold")
+    took = f", {summary.seconds:.1f} s" if summary.seconds else ""
+    table.add_row(f"rsgen {summary.command}", f"{summary.status}{took}")
+    table.add_row("out", summary.out)
+    for name, count in summary.counts.items():
+        table.add_row(name, str(count))
+    for name, rate in summary.rates.items():
+        table.add_row(name, _plain(rate))
+    for title, rows in summary.tables.items():
+        table.add_section()
+        table.add_row(title, "", style="underline")
+        for name, value in rows.items():
+            table.add_row(f"  {name}", _plain(value))
+    if summary.artifacts:
+        table.add_section()
+    for name, path in summary.artifacts.items():
+        table.add_row(name, path)
+    console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def print_error(error: RsgenError, *, as_json: bool) -> None:
+    """The error on stderr; with --json also as an object on stdout."""
+    sys.stderr.write(f"error: {error}\n")
+    if as_json:
+        row = {
+            "schema": 1,
+            "error": type(error).__name__,
+            "message": error.message,
+            "fix": error.hint,
+            "exit_code": error.exit_code,
+        }
+        sys.stdout.write(json.dumps(row) + "\n")
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """Doctor's findings on stdout: one line a check, with what to type where it fails."""
+    if as_json:
+        sys.stdout.write(json.dumps(report.to_json()) + "\n")
+        return
+    for check in report.checks:
+        sys.stdout.write(f"{'ok  ' if check.ok else 'MISS'} {check.name}: {check.found}\n")
+        if check.fix and not check.ok:
+            sys.stdout.write(f"       {check.fix}\n")

@@ -1,0 +1,234 @@
+"""Options as names for config keys: `--steps` is `train.max_steps`, and help says so."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from rsgen.errors import UsageError
+from rsgen.settings import Config
+
+__all__ = ["COMMON", "Common", "ConfigOption", "command_signature", "config_values"]
+
+
+@dataclass(frozen=True)
+class ConfigOption:
+    """One named option and the config key that it sets."""
+
+    flag: str
+    key: str
+    kind: Any = str
+    shape: Literal["one", "list", "pairs"] = "one"  # a,b,c -> list; a=1 (repeated) -> mapping
+
+    @property
+    def name(self) -> str:
+        return self.flag.lstrip("-").replace("-", "_")
+
+    def parameter(self) -> inspect.Parameter:
+        """The Typer parameter; None means "not given", so defaults stay in settings.py."""
+        section, _, leaf = self.key.rpartition(".")
+        model = type(getattr(Config(), section)) if section else Config
+        field = model.model_fields[leaf]
+        default = field.default
+        hidden = default is None or default == () or field.default_factory is not None
+        shown = "" if hidden else f" [default: {_show(default)}]"
+        text = f"{field.description or ''}{shown} ({self.key})"
+        kind: Any = list[str] if self.shape == "pairs" else self.kind
+        annotation: Any = Annotated[  # type: ignore[valid-type]
+            kind | None, typer.Option(self.flag, help=text, metavar=self._meta)
+        ]
+        return _parameter(self.name, annotation, None)
+
+    @property
+    def _meta(self) -> str:
+        if self.shape == "pairs":
+            return "NAME=N"
+        if self.shape == "list":
+            return "A,B"
+        return {int: "N", float: "X", bool: ""}.get(self.kind, "TEXT")
+
+    def value(self, given: Any) -> Any:
+        if self.shape == "list":
+            return [part.strip() for part in str(given).split(",") if part.strip()]
+        if self.shape == "pairs":
+            pairs = [item.partition("=") for text in given for item in text.split(",")]
+            if any(not sign for _, sign, _ in pairs):
+                raise UsageError(f"{self.flag} {','.join(given)}: expected NAME=VALUE")
+            return {name.strip(): value.strip() for name, _, value in pairs}
+        return given
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options that every command has."""
+
+    out: Path | None
+    config: list[str]
+    set: list[str]
+    dry_run: bool
+    print_config: bool
+    json: bool
+    quiet: bool
+    verbose: bool
+    slice: str | None
+    max_time: str | None
+    if_locked: str
+    log_file: Path | None
+    allow_partial: bool
+
+    def slice_of(self) -> tuple[int, int] | None:
+        if self.slice is None:
+            return None
+        match = re.fullmatch(r"(\d+)/(\d+)", self.slice)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise UsageError(f"--slice {self.slice!r}: expected i/n with i from 0, as 0/4")
+        return int(match[1]), int(match[2])
+
+    def max_seconds(self) -> float | None:
+        if self.max_time is None:
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", self.max_time)
+        if match is None:
+            raise UsageError(f"--max-time {self.max_time!r}: expected 90s, 30m, 4h or 1d")
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+COMMON: tuple[inspect.Parameter, ...] = (
+    _parameter(
+        "out",
+        Annotated[
+            Path | None, typer.Option("--out", "-o", metavar="DIR", help="New folder to write")
+        ],
+        None,
+    ),
+    _parameter(
+        "config",
+        Annotated[
+            list[str],
+            typer.Option(
+                "--config", "-c", metavar="FILE", help="YAML file or template; repeatable"
+            ),
+        ],
+        [],
+    ),
+    _parameter(
+        "set",
+        Annotated[
+            list[str],
+            typer.Option("-s", "--set", metavar="KEY=VALUE", help="Set any key: -s train.lr=1e-4"),
+        ],
+        [],
+    ),
+    _parameter(
+        "dry_run", Annotated[bool, typer.Option("--dry-run", help="Say what would be done")], False
+    ),
+    _parameter(
+        "print_config",
+        Annotated[bool, typer.Option("--print-config", help="Print the resolved config and stop")],
+        False,
+    ),
+    _parameter(
+        "json", Annotated[bool, typer.Option("--json", help="Print the result as JSON")], False
+    ),
+    _parameter(
+        "quiet", Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings")], False
+    ),
+    _parameter(
+        "verbose", Annotated[bool, typer.Option("--verbose", "-v", help="Every metric")], False
+    ),
+    _parameter(
+        "slice",
+        Annotated[
+            str | None,
+            typer.Option("--slice", metavar="I/N", help="Only these shards (job arrays); I from 0"),
+        ],
+        None,
+    ),
+    _parameter(
+        "max_time",
+        Annotated[
+            str | None,
+            typer.Option(
+                "--max-time", metavar="TIME", help="Stop after this long with exit 75: 30m, 4h"
+            ),
+        ],
+        None,
+    ),
+    _parameter(
+        "if_locked",
+        Annotated[
+            str,
+            typer.Option(
+                "--if-locked", metavar="WHAT", help="fail (exit 6), skip (exit 0) or wait"
+            ),
+        ],
+        "fail",
+    ),
+    _parameter(
+        "log_file",
+        Annotated[Path | None, typer.Option("--log-file", metavar="FILE", help="Progress too")],
+        None,
+    ),
+    _parameter(
+        "allow_partial",
+        Annotated[bool, typer.Option("--allow-partial", help="Read uncommitted inputs")],
+        False,
+    ),
+)
+
+EXECUTION = (
+    ConfigOption("--seed", "seed", int),
+    ConfigOption("--device", "execution.device"),
+    ConfigOption("--dtype", "execution.dtype"),
+    ConfigOption("--workers", "execution.workers", int),
+    ConfigOption("--batch-size", "execution.batch_size", int),
+)
+
+
+def command_signature(
+    own: Sequence[inspect.Parameter], options: Sequence[ConfigOption]
+) -> inspect.Signature:
+    """A command's own arguments, then its config options, then the common ones."""
+    named = [option.parameter() for option in (*options, *EXECUTION)]
+    return inspect.Signature([*own, *named, *COMMON])
+
+
+def config_values(options: Sequence[ConfigOption], given: dict[str, Any]) -> list[tuple[str, Any]]:
+    """(key, value) of the options that were given, removed from `given`."""
+    values = []
+    for option in (*options, *EXECUTION):
+        value = given.pop(option.name)
+        if value is not None and value != []:
+            values.append((option.key, option.value(value)))
+    return values
+
+
+def with_signature(
+    function: Callable[..., None], signature: inspect.Signature, name: str, doc: str
+) -> Callable[..., None]:
+    """Give a **kwargs function the signature and help that Typer reads."""
+
+    def command(**given: Any) -> None:
+        function(**given)
+
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    command.__name__ = name.replace("-", "_")
+    command.__doc__ = doc
+    return command

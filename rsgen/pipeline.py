@@ -1,0 +1,280 @@
+"""`run`: a YAML list of stages, each in its own folder, only the changed ones run again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from rsgen import __version__
+from rsgen.config import (
+    Config,
+    dump_yaml,
+    load_config,
+    read_yaml,
+    section_name,
+    templates_root,
+)
+from rsgen.errors import RsgenError, UsageError
+from rsgen.images import replace_bytes
+from rsgen.registry import BUILT_IN, names, resolve
+from rsgen.reporting import NullReporter, Reporter, RunSummary
+from rsgen.request import digest, request_keys
+from rsgen.runs import Control, Job, hold_lock
+from rsgen.settings import Section
+from rsgen.store import input_ref
+
+__all__ = [
+    "PipelineJob",
+    "print_pipeline",
+    "read_layers",
+    "run_command",
+    "run_pipeline",
+]
+
+
+def run_command(job: Job) -> RunSummary:
+    """Run one command: a stage through its driver, a program directly."""
+    if job.command in BUILT_IN["stages"]:
+        from rsgen.execution import run_stage
+
+        return run_stage(job)
+    if job.slice_of is not None:
+        raise UsageError(
+            f"--slice is for sample stages ({', '.join(names('stages'))}), not {job.command}"
+        )
+    program = resolve("programs", job.command)
+    summary: RunSummary = program(job)
+    return summary
+
+
+def find_config(name: str) -> Path:
+    """A YAML file by path, or a template by name (`quickstart`, `train/paper`).
+
+    Raises:
+        UsageError: neither; the known templates are listed.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    root = templates_root()
+    found = sorted(
+        p for p in root.rglob("*.yaml") if p.stem == name or str(p.relative_to(root))[:-5] == name
+    )
+    if len(found) == 1:
+        return found[0]
+    known = [p.stem for p in sorted((root / "pipelines").glob("*.yaml"))]
+    raise UsageError(f"{name}: no such file or template; pipelines: {', '.join(known)}")
+
+
+def read_layers(configs: Sequence[str]) -> list[dict[str, Any]]:
+    """The mappings of `-c` files and templates, lowest priority first, without stages."""
+    layers = []
+    for name in configs:
+        data = read_yaml(find_config(name))
+        data.pop("stages", None)
+        layers.append(data)
+    return layers
+
+
+class StageEntry(Section):
+    """One stage of a pipeline file."""
+
+    command: str
+    inputs: dict[str, str | list[str]] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+    execution: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PipelineJob:
+    """One `run` command line."""
+
+    pipeline: str
+    work: Path | None
+    layers: tuple[str, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    first: str | None = None
+    last: str | None = None
+    reporter: Reporter = field(default_factory=NullReporter)
+    control: Control = field(default_factory=Control)
+    if_locked: str = "fail"
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    stages: Mapping[str, StageEntry]
+    layers: tuple[dict[str, Any], ...]
+
+
+def read_pipeline(job: PipelineJob) -> Pipeline:
+    """Read and check the whole pipeline before anything runs."""
+    path = find_config(job.pipeline)
+    data = read_yaml(path)
+    stages = data.pop("stages", None)
+    if not isinstance(stages, dict) or not stages:
+        raise UsageError(f"{path}: a pipeline needs a mapping `stages:`")
+    problems, entries = [], {}
+    for name, row in stages.items():
+        try:
+            entry = StageEntry.model_validate(row)
+        except ValidationError as error:
+            problems += [f"stages.{name}: {e['msg']} ({e['loc']})" for e in error.errors()]
+            continue
+        if entry.command not in {*BUILT_IN["stages"], *BUILT_IN["programs"]}:
+            problems.append(f"stages.{name}: unknown command {entry.command!r}")
+        problems += [
+            f"stages.{name}.inputs.{key}: no earlier stage and no path {value!r}"
+            for key, value in _input_items(entry)
+            if value not in entries and not Path(value).exists()
+        ]
+        entries[str(name)] = entry
+    if problems:
+        raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
+    for asked in (job.first, job.last):
+        if asked is not None and asked not in entries:
+            raise UsageError(f"no stage {asked!r}; stages: {', '.join(entries)}")
+    return Pipeline(entries, (data, *read_layers(job.layers)))
+
+
+def _input_items(entry: StageEntry) -> list[tuple[str, str]]:
+    return [
+        (key, value)
+        for key, values in entry.inputs.items()
+        for value in ([values] if isinstance(values, str) else values)
+    ]
+
+
+def stage_config(job: PipelineJob, pipeline: Pipeline, name: str) -> Config:
+    """A stage's configuration: the file's sections, its own, then environment and options."""
+    entry = pipeline.stages[name]
+    own: dict[str, Any] = {section_name(entry.command): entry.config}
+    if entry.execution:
+        own["execution"] = entry.execution
+    data, *layers = pipeline.layers
+    return load_config([data, own, *layers], options=job.options, settings=job.settings)
+
+
+def print_pipeline(job: PipelineJob) -> str:
+    """The resolved configuration of every stage, as YAML documents."""
+    pipeline = read_pipeline(job)
+    parts = []
+    for name, entry in pipeline.stages.items():
+        config = stage_config(job, pipeline, name)
+        parts.append(f"# stage {name}\n" + dump_yaml(config, [section_name(entry.command)]))
+    return "---\n".join(parts)
+
+
+def stage_folder(work: Path, name: str, stage_job: Job) -> Path:
+    """DIR/<stage>-<8 digits>: they change with the request and its inputs' contents."""
+    refs = [
+        input_ref(key, path) for key, paths in sorted(stage_job.inputs.items()) for path in paths
+    ]
+    keys = request_keys(stage_job.command, stage_job.config, refs, {}, stage_job.options)
+    contents = [ref.manifest_hash for ref in refs]
+    return work / f"{name}-{digest([__version__, keys, contents])[:8]}"
+
+
+def run_pipeline(job: PipelineJob) -> RunSummary:
+    """Run the stages in order; the first that does not exit 0 ends the run with its code.
+
+    Raises:
+        UsageError: before anything runs, for anything wrong in the file.
+    """
+    started = time.monotonic()
+    if job.work is None:
+        raise UsageError("rsgen run needs --work", hint="add --work FOLDER")
+    pipeline = read_pipeline(job)
+    configs = {name: stage_config(job, pipeline, name) for name in pipeline.stages}
+    if job.dry_run:
+        return _dry_run(job, pipeline)
+    lock_job = Job("run", Config(), job.work, control=job.control, if_locked=job.if_locked)
+    with hold_lock(job.work, lock_job):
+        return _run_stages(job, pipeline, configs, started)
+
+
+def _dry_run(job: PipelineJob, pipeline: Pipeline) -> RunSummary:
+    rows: dict[str, float | int | str] = {
+        name: f"{entry.command} {' '.join(v for _, v in _input_items(entry))}".strip()
+        for name, entry in pipeline.stages.items()
+    }
+    return RunSummary("run", str(job.work), "dry-run", tables={"stages": rows})
+
+
+def _run_stages(
+    job: PipelineJob, pipeline: Pipeline, configs: Mapping[str, Config], started: float
+) -> RunSummary:
+    assert job.work is not None
+    record = job.work / "run.json"
+    current: dict[str, str] = {}
+    if record.is_file():
+        current = json.loads(record.read_text(encoding="utf-8")).get("stages", {})
+    active = job.first is None
+    rows: dict[str, float | int | str] = {}
+    last = RunSummary("run", str(job.work), "done")
+    artifacts: dict[str, str] = {}
+    notes: list[str] = []
+    for name, entry in pipeline.stages.items():
+        active = active or name == job.first
+        if not active:
+            if name not in current:
+                raise UsageError(
+                    f"--from {job.first}: stage {name!r} has not run yet in {job.work}"
+                )
+            continue
+        inputs = _stage_inputs(job.work, entry, pipeline, current)
+        stage_job = Job(
+            entry.command,
+            configs[name],
+            job.work,
+            inputs=inputs,
+            reporter=job.reporter,
+            control=job.control,
+            if_locked=job.if_locked,
+        )
+        stage_job = replace(stage_job, out=stage_folder(job.work, name, stage_job))
+        job.reporter.note(f"[{name}] rsgen {entry.command} -> {stage_job.out}")
+        try:
+            last = run_command(stage_job)
+        except RsgenError as error:
+            error.message = f"stage {name}: {error.message}"
+            raise
+        current[name] = stage_job.out.name
+        replace_bytes(record, _record(current))
+        rows[name] = f"{last.status}, {last.seconds:.1f} s"
+        artifacts |= {f"{name}: {key}": path for key, path in last.artifacts.items()}
+        notes += [f"{name}: {note}" for note in last.notes]
+        if last.exit_code != 0 or name == job.last:
+            break
+    return RunSummary(
+        "run",
+        str(job.work),
+        "done" if last.exit_code == 0 else "gate-missed",
+        counts=last.counts,
+        tables={"stages": rows, **last.tables},
+        artifacts=artifacts,
+        notes=tuple(notes),
+        exit_code=last.exit_code,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _stage_inputs(
+    work: Path, entry: StageEntry, pipeline: Pipeline, current: Mapping[str, str]
+) -> dict[str, list[Path]]:
+    inputs: dict[str, list[Path]] = {}
+    for key, value in _input_items(entry):
+        path = work / current[value] if value in pipeline.stages else Path(value)
+        inputs.setdefault(key, []).append(path)
+    return inputs
+
+
+def _record(current: Mapping[str, str]) -> bytes:
+    return (json.dumps({"schema": 1, "stages": dict(current)}, indent=1) + "\n").encode()

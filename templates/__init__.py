@@ -1,0 +1,1 @@
+"""Pipelines, presets, class tables and layouts that ship with rsgen."""
