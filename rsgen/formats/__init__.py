@@ -1,1 +1,89 @@
 """Label formats, read and write side by side: COCO, DOTA, YOLO, JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from rsgen.errors import DataError
+from rsgen.formats.common import (
+    Dataset,
+    Format,
+    FormatReader,
+    FormatWriter,
+    ReadRequest,
+    SafeNames,
+    WriteReport,
+    write_dataset,
+)
+from rsgen.formats.detect import Detection, detect
+from rsgen.images import MAX_PIXELS
+from rsgen.records import ClassTable
+from rsgen.registry import resolve
+
+__all__ = [
+    "Dataset",
+    "Detection",
+    "Format",
+    "FormatReader",
+    "FormatWriter",
+    "ReadRequest",
+    "SafeNames",
+    "WriteReport",
+    "detect",
+    "read_dataset",
+    "write_dataset",
+]
+
+
+def read_dataset(
+    path: Path | str,
+    *,
+    images: Path | str | None = None,
+    labels: Path | str | None = None,
+    format: str = "auto",
+    classes: ClassTable | None = None,
+    class_map: Mapping[str, str] | None = None,
+    gsd_m: float | None = None,
+    require_images: bool = True,
+    heading: bool | Literal["auto"] = "auto",
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Dataset:
+    """Read a labelled dataset without decoding pixels; sizes come from image headers.
+
+    `images` and `labels` say where each lies when they are apart. With `classes` every label
+    must name one of them (by name, alias, or through `class_map`: source name -> table name).
+    `gsd_m` overrides what the files say. `heading`: whether the first edge of an oriented box
+    is its front (auto: DOTA yes when any quad is turned, YOLO no). `size` (width, height) is
+    for DOTA and YOLO labels whose images are absent (`require_images=False`).
+
+    Raises:
+        DataError: nothing can be read at all. Single bad items are `failures`.
+        UsageError: an unknown format.
+    """
+    request = ReadRequest(
+        Path(path),
+        None if images is None else Path(images),
+        None if labels is None else Path(labels),
+        classes,
+        dict(class_map or {}),
+        gsd_m,
+        require_images,
+        heading,
+        size,
+        max_pixels,
+    )
+    for given in (request.path, request.images, request.labels):
+        if given is not None and not given.exists():
+            raise DataError(f"{given}: no such file or folder", hint="check the path")
+    found = None
+    if format == "auto":
+        found = detect(request.path, request.labels)
+        format = found.format
+    chosen: Format = resolve("formats", format)
+    dataset = chosen.read(request)
+    if found is not None:
+        dataset.notes.insert(0, f"format: {dataset.format}, since {found.found}")
+    return dataset

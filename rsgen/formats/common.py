@@ -14,14 +14,13 @@ from typing import Literal, Protocol
 
 from rsgen.errors import DataError, UsageError
 from rsgen.images import MAX_PIXELS
-from rsgen.records import ClassTable, Failure, ObjectClass, Sample, normal_name
+from rsgen.records import ClassTable, Failure, Sample
 
 __all__ = [
     "Dataset",
     "Format",
     "FormatReader",
     "FormatWriter",
-    "LabelNames",
     "Problem",
     "ReadRequest",
     "SafeNames",
@@ -108,7 +107,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What a writer put on disk: files relative to its folder, and what it left out, by reason."""
+    """What a writer put on disk: label files or folders (relative), what it left out, by reason."""
 
     files: tuple[str, ...]
     images: int
@@ -154,73 +153,6 @@ class Format:
     writer: Callable[..., FormatWriter]
 
 
-class LabelNames:
-    """Source class names -> table names, with what was seen.
-
-    With a table every name must be in it (directly, by alias, or through the map); without one
-    names are taken as they come, equal spellings joined.
-    """
-
-    def __init__(self, classes: ClassTable | None, class_map: Mapping[str, str]) -> None:
-        self._classes = classes
-        self._map = {normal_name(k): v for k, v in class_map.items()}
-        self._cache: dict[str, str] = {}
-        self._by_normal: dict[str, str] = {}
-        self._kinds: dict[str, ObjectClass] = {}
-
-    def declare(self, name: str, *, stuff: bool = False) -> None:
-        """Give a name its place in the table, in order of the source's own list."""
-        target = self._target(name)
-        if self._classes is None and target not in self._kinds:
-            self._kinds[target] = ObjectClass(target, kind="stuff" if stuff else "thing")
-
-    def _target(self, name: str) -> str:
-        mapped = self._map.get(normal_name(name), name)
-        return self._by_normal.setdefault(normal_name(mapped), mapped.strip())
-
-    def resolve(self, name: str) -> str:
-        """The table's name for a source name.
-
-        Raises:
-            Problem: UnknownClass, with the list of the known ones.
-        """
-        known = self._cache.get(name)
-        if known is not None:
-            return known
-        target = self._target(name)
-        if not normal_name(target):
-            raise Problem("UnknownClass", "empty class name", "name the class in the label")
-        if self._classes is None:
-            self._kinds.setdefault(target, ObjectClass(target))
-        else:
-            entry = self._classes.find(target)
-            if entry is None:
-                raise Problem(
-                    "UnknownClass",
-                    f"unknown class {name!r}; known: {', '.join(self._classes.names)}",
-                    f"map it with --class-map {name}=KNOWN, or add it with --classes",
-                )
-            target = entry.name
-        self._cache[name] = target
-        return target
-
-    def is_stuff(self, label: str) -> bool:
-        if self._classes is not None:
-            return self._classes.is_stuff(label)
-        return label in self._kinds and self._kinds[label].kind == "stuff"
-
-    def is_symmetric(self, label: str) -> bool:
-        entry = None if self._classes is None else self._classes.find(label)
-        return entry is not None and entry.symmetric
-
-    def table(self, *, in_order: bool = False) -> ClassTable:
-        """The given table; else the names seen, sorted unless the source lists them in order."""
-        if self._classes is not None:
-            return self._classes
-        found = list(self._kinds.values())
-        return ClassTable(tuple(found if in_order else sorted(found, key=lambda c: c.name)))
-
-
 class Tally:
     """Collects samples, failures and counts while reading; every label ends in one count."""
 
@@ -256,9 +188,12 @@ class Tally:
             self._count(f"labels_skipped.{problem.name}", labels)
         self._fail(item, problem)
 
-    def keep(self, sample: Sample) -> None:
-        """An image with its good labels; a second sample of one id is a failure."""
-        labels = len(sample.layout.instances)
+    def keep(self, sample: Sample, labels: int | None = None) -> None:
+        """An image with its good labels; a second sample of one id is a failure.
+
+        `labels` is how many went in, where several (of a stuff class) became one instance.
+        """
+        labels = len(sample.layout.instances) if labels is None else labels
         if sample.id in self._ids:
             problem = Problem(
                 "DuplicateId",

@@ -1,0 +1,247 @@
+"""Streamed COCO writing: annotations are spooled to a temporary file, so memory stays flat."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from rsgen.errors import DataError, UsageError
+from rsgen.formats.common import WriteReport
+from rsgen.geometry import polygon_area, quad_to_rotated_box
+from rsgen.mask import Mask
+from rsgen.records import ClassTable, Instance, Sample, normal_name
+
+__all__ = ["CategoryIds", "CocoWriter"]
+
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class CategoryIds:
+    """How classes are numbered: from `start` in table order, or as another COCO file does."""
+
+    start: int = 1
+    by_name: dict[str, int] = field(default_factory=dict)
+    source: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> CategoryIds:
+        """From `start=N` or `from=FILE` (a COCO JSON with the wanted ids).
+
+        Raises:
+            UsageError: another text. DataError: the file has no categories.
+        """
+        key, _, value = text.partition("=")
+        if key == "start" and value.isdigit():
+            return cls(start=int(value))
+        if key != "from" or not value:
+            raise UsageError(
+                f"--category-ids {text!r} is not understood", hint="write start=1 or from=FILE.json"
+            )
+        try:
+            records = json.loads(Path(value).read_text(encoding="utf-8"))["categories"]
+            by_name = {normal_name(r["name"]): int(r["id"]) for r in records}
+            return cls(by_name=by_name, source=value)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{value}: no COCO categories ({error!r})", hint="give a COCO JSON file"
+            ) from error
+
+    def assign(self, classes: ClassTable) -> dict[str, int]:
+        """Class name -> category id, things only.
+
+        Raises:
+            DataError: the file does not name a class, or two classes share an id.
+        """
+        things = [c for c in classes.classes if c.kind == "thing"]
+        if not self.by_name:
+            return {c.name: self.start + k for k, c in enumerate(things)}
+        found: dict[str, int] = {}
+        for entry in things:
+            spellings = [normal_name(n) for n in (entry.name, *entry.aliases)]
+            ids = [self.by_name[n] for n in spellings if n in self.by_name]
+            if not ids:
+                raise DataError(
+                    f"{self.source} has no category {entry.name!r}; it has: "
+                    f"{', '.join(self.by_name)}",
+                    hint="add the category there, or an alias in the class table",
+                )
+            found[entry.name] = ids[0]
+        if len(set(found.values())) < len(found):
+            raise DataError(
+                f"{self.source}: two of the classes {', '.join(found)} share an id",
+                hint="give each class its own category",
+            )
+        return found
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(float(v), DECIMALS) for v in values]
+
+
+def segmentation_of(mask: Mask, width: int, height: int, *, crowd: bool) -> Any:
+    """Polygons on pixel edges, or a compressed RLE where polygons would lie.
+
+    RLE for crowds, for masks with holes, and for upright rectangles (four points would read
+    as a label's corners). pycocotools decodes both to the very same pixels.
+    """
+    box = mask.box
+    if crowd or box.clip(width, height) != box:
+        return mask.to_coco(width, height)
+    parts = mask.rings()
+    if any(len(rings) > 1 for rings in parts) or any(len(rings[0]) <= 4 for rings in parts):
+        return mask.to_coco(width, height)
+    return [[int(v) for v in rings[0].ravel()] for rings in parts]
+
+
+def annotation_of(instance: Instance, width: int, height: int) -> dict[str, Any] | None:
+    """An annotation without its ids; None when nothing of it lies inside the image."""
+    bounds = instance.bounds()
+    box = None if bounds is None else bounds.clip(width, height)
+    if box is None or box.area <= 0:
+        return None
+    record: dict[str, Any] = {
+        "bbox": _rounded([box.x0, box.y0, box.width, box.height]),
+        "area": box.area,
+        "iscrowd": int(instance.iscrowd),
+        "segmentation": [],
+    }
+    if instance.quad is not None:
+        turned = quad_to_rotated_box(instance.quad)
+        record["obb"] = _rounded([turned.cx, turned.cy, turned.w, turned.h, turned.angle_rad])
+        record["segmentation"] = [_rounded([c for point in instance.quad for c in point])]
+        record["area"] = abs(polygon_area(instance.quad))
+    if instance.mask is not None:
+        record["segmentation"] = segmentation_of(
+            instance.mask, width, height, crowd=instance.iscrowd
+        )
+        record["area"] = instance.mask.area
+    if instance.heading_rad is not None:
+        record["heading"] = round(instance.heading_rad, DECIMALS)
+    if instance.difficult:
+        record["difficult"] = 1
+    if instance.truncated:
+        record["truncated"] = 1
+    record["area"] = round(float(record["area"]), DECIMALS)
+    return record
+
+
+@dataclass
+class _SplitFile:
+    """One instances_SPLIT.json in the making: images in place, annotations beside it."""
+
+    path: Path
+    main: TextIO
+    spool: TextIO
+    images: int = 0
+    annotations: int = 0
+
+    @classmethod
+    def start(cls, path: Path, head: dict[str, Any]) -> _SplitFile:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        main = path.with_name(path.name + ".tmp").open("w", encoding="utf-8")
+        spool = path.with_name(path.name + ".annotations.tmp").open("w+", encoding="utf-8")
+        main.write(json.dumps(head)[:-1] + ',\n"images": [')
+        return cls(path, main, spool)
+
+    def add_image(self, record: dict[str, Any]) -> None:
+        self.main.write((",\n" if self.images else "\n") + json.dumps(record, allow_nan=False))
+        self.images += 1
+
+    def add_annotation(self, record: dict[str, Any]) -> None:
+        separator = ",\n" if self.annotations else "\n"
+        self.spool.write(separator + json.dumps(record, allow_nan=False))
+        self.annotations += 1
+
+    def finish(self) -> None:
+        self.main.write('],\n"annotations": [')
+        self.spool.seek(0)
+        shutil.copyfileobj(self.spool, self.main)
+        self.main.write("]}\n")
+        self.main.close()
+        self.spool.close()
+        Path(self.main.name).replace(self.path)
+        Path(self.spool.name).unlink()
+
+
+class CocoWriter:
+    """`annotations/instances_SPLIT.json` and `images/SPLIT/`; ids count from 1.
+
+    Stuff classes are left out (and counted): a detection set has no boxes for them.
+    """
+
+    name = "coco"
+
+    def __init__(self, category_ids: CategoryIds | None = None) -> None:
+        self._category_ids = category_ids or CategoryIds()
+        self._files: dict[str, _SplitFile] = {}
+        self._ids: dict[str, int] = {}
+        self._labels: dict[str, tuple[str, bool]] = {}
+        self._skipped: dict[str, int] = {}
+
+    def open(self, out_dir: Path, classes: ClassTable, splits: Sequence[str]) -> None:
+        self._classes, self._out = classes, out_dir
+        self._ids = self._category_ids.assign(classes)
+        head = {
+            "info": {"description": "written by rsgen", "version": "1.0"},
+            "licenses": [],
+            "categories": [
+                {"id": number, "name": name, "supercategory": ""}
+                for name, number in self._ids.items()
+            ],
+        }
+        for split in splits:
+            path = out_dir / "annotations" / f"instances_{split}.json"
+            self._files[split] = _SplitFile.start(path, head)
+
+    def image_path(self, image_name: str, split: str) -> str:
+        return f"images/{split}/{image_name}"
+
+    def _category(self, label: str) -> int | None:
+        """The category id; None for a stuff class."""
+        if label not in self._labels:
+            entry = self._classes.resolve(label)
+            self._labels[label] = (entry.name, entry.kind == "stuff")
+        name, stuff = self._labels[label]
+        return None if stuff else self._ids[name]
+
+    def add(self, sample: Sample, image_name: str, split: str) -> None:
+        file, layout = self._files[split], sample.layout
+        image: dict[str, Any] = {
+            "id": file.images + 1,
+            "file_name": image_name,
+            "width": layout.width,
+            "height": layout.height,
+        }
+        if layout.gsd_m is not None:
+            image["gsd_m"] = layout.gsd_m
+        file.add_image(image)
+        for instance in layout.instances:
+            category = self._category(instance.label)
+            if category is None:
+                self._skip("stuff class")
+                continue
+            record = annotation_of(instance, layout.width, layout.height)
+            if record is None:
+                self._skip("outside the image")
+                continue
+            ids = {"id": file.annotations + 1, "image_id": file.images, "category_id": category}
+            file.add_annotation({**ids, **record})
+
+    def _skip(self, reason: str) -> None:
+        self._skipped[reason] = self._skipped.get(reason, 0) + 1
+
+    def close(self) -> WriteReport:
+        for file in self._files.values():
+            file.finish()
+        files = tuple(f.path.relative_to(self._out).as_posix() for f in self._files.values())
+        return WriteReport(
+            files,
+            sum(f.images for f in self._files.values()),
+            sum(f.annotations for f in self._files.values()),
+            dict(self._skipped),
+        )

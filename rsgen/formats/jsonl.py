@@ -1,0 +1,230 @@
+"""JSON lines: one whole Sample a line, nothing lost; classes.json beside it.
+
+`image` is relative to the folder of the file; masks are COCO compressed run-length codes of
+their crop (x0, y0, width, height, counts).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from rsgen.errors import DataError, UsageError
+from rsgen.formats.checks import check_box, check_crop, check_quad, check_size, finite_numbers
+from rsgen.formats.checks import number as check_number
+from rsgen.formats.common import (
+    Dataset,
+    Format,
+    Problem,
+    ReadRequest,
+    Tally,
+    WriteReport,
+    split_of_path,
+)
+from rsgen.formats.files import read_lines, relative, safe_relative, size_of
+from rsgen.formats.names import LabelNames
+from rsgen.geometry import Box
+from rsgen.mask import Mask
+from rsgen.records import ClassTable, Instance, Sample, sample_from_row, sample_row
+
+__all__ = ["FORMAT", "JsonlWriter", "jsonl_files", "read_jsonl", "sample_from_json", "to_json"]
+
+
+def to_json(sample: Sample) -> str:
+    """One line; non-finite numbers are refused (ValueError)."""
+    row = sample_row(sample)
+    for instance in row["instances"]:
+        if instance["mask"] is not None:
+            counts = instance["mask"]["counts"].decode("ascii")
+            instance["mask"] = {**instance["mask"], "counts": counts}
+    return json.dumps(row, allow_nan=False, ensure_ascii=False)
+
+
+def sample_from_json(text: str) -> tuple[Sample, list[dict[str, Any]]]:
+    """(the sample without its instances, the raw instances), to be checked one by one.
+
+    Raises:
+        Problem: BadJson or MissingField.
+    """
+    try:
+        row = json.loads(text)
+        raw = list(row["instances"])
+        if not all(isinstance(i, dict) for i in raw):
+            raise TypeError("an instance is no object")
+        return sample_from_row({**row, "instances": []}), raw
+    except json.JSONDecodeError as error:
+        raise Problem(
+            "BadJson", f"not valid JSON ({error.msg}, column {error.colno})", "write the line anew"
+        ) from error
+    except KeyError as error:
+        raise Problem("MissingField", f"no field {error}", "write one Sample a line") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise Problem("BadRecord", f"no Sample ({error})", "write one Sample a line") from error
+
+
+def jsonl_files(path: Path) -> list[Path]:
+    """The file itself, or the `*.jsonl` files of a folder, sorted."""
+    return [path] if path.is_file() else sorted(path.glob("*.jsonl"))
+
+
+def read_jsonl(request: ReadRequest) -> Dataset:
+    """Read rsgen's own lines; see `FormatReader`. Paint order and ids are kept as written."""
+    source = request.labels or request.path
+    files = jsonl_files(source)
+    if not files:
+        raise DataError(f"{source}: no .jsonl file", hint="point at the file or its folder")
+    folder = source if source.is_dir() else source.parent
+    names = LabelNames(request.classes, request.class_map)
+    _declare(folder / "classes.json", names)
+    tally = Tally(request.images or folder)
+    for file in files:
+        where = relative(file, folder)
+        try:
+            lines = read_lines(file)
+        except Problem as problem:
+            raise DataError(f"{where}: {problem.message}", hint=problem.fix) from problem
+        for position, text in enumerate(lines, start=1):
+            if text.strip():
+                _read_line(text, f"{where}:{position}", request, names, tally)
+    ordered = (folder / "classes.json").is_file()
+    return tally.dataset("jsonl", names.table(in_order=ordered))
+
+
+def _declare(path: Path, names: LabelNames) -> None:
+    if not path.is_file():
+        return
+    try:
+        table = ClassTable.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, UsageError) as error:
+        raise DataError(
+            f"{path.name}: no class table ({error})", hint="remove it, or give --classes"
+        ) from error
+    names.declare_table(table)
+
+
+def _read_line(text: str, item: str, request: ReadRequest, names: LabelNames, tally: Tally) -> None:
+    labels = 0
+    try:
+        sample, raw = sample_from_json(text)
+        labels = len(raw)
+        sample = _with_image(sample, tally.root, request)
+    except Problem as problem:
+        tally.image_failed(item, problem, labels)
+        return
+    width, height = sample.layout.width, sample.layout.height
+    instances = []
+    for index, row in enumerate(raw):
+        try:
+            instances.append(_instance(row, width, height, names))
+        except Problem as problem:
+            tally.label_failed(f"{item}: instances[{index}]", problem)
+    layout = replace(
+        sample.layout,
+        instances=tuple(instances),
+        gsd_m=request.gsd_m or sample.layout.gsd_m,
+    )
+    split = sample.split or split_of_path(item.rsplit(":", 1)[0])
+    tally.keep(replace(sample, layout=layout, split=split))
+
+
+def _with_image(sample: Sample, root: Path, request: ReadRequest) -> Sample:
+    """The sample with a checked size and image path (None when not needed and absent)."""
+    size = check_size(sample.layout.width, sample.layout.height, request.max_pixels)
+    if sample.image is None:
+        if request.require_images:
+            raise Problem("MissingImage", "the line names no image", "add its image path")
+        return sample
+    name = safe_relative(sample.image)
+    if not request.require_images and not (root / name).is_file():
+        return replace(sample, image=None)
+    found = size_of(root / name, name, request.max_pixels)
+    if found != size:
+        raise Problem(
+            "WrongSize",
+            f"declared {size[0]} x {size[1]}, the file is {found[0]} x {found[1]}",
+            "use the images that were annotated, or correct the line",
+        )
+    return replace(sample, image=name)
+
+
+def _instance(row: Mapping[str, Any], width: int, height: int, names: LabelNames) -> Instance:
+    label = names.resolve(str(row.get("label") or ""))
+    box = quad = mask = None
+    if row.get("box") is not None:
+        x0, y0, x1, y1 = finite_numbers(row["box"], 4, "box")
+        box = Box(x0, y0, x1, y1)
+        check_box(box, width, height)
+    if row.get("quad") is not None:
+        quad, _, _ = check_quad(finite_numbers(row["quad"], 8, "quad"), width, height)
+    if row.get("mask") is not None:
+        mask = _mask(row["mask"], width, height)
+    if box is None and quad is None and mask is None:
+        raise Problem("MissingField", "no box, quad or mask", "write at least one")
+    heading = row.get("heading_rad")
+    try:
+        return Instance(
+            label=label,
+            box=box,
+            quad=quad,
+            mask=mask,
+            heading_rad=None if heading is None else check_number(heading, "heading_rad"),
+            caption=row.get("caption"),
+            attributes=json.loads(row.get("attributes") or "{}"),
+            truncated=bool(row.get("truncated")),
+            difficult=bool(row.get("difficult")),
+            iscrowd=bool(row.get("iscrowd")),
+            scores=json.loads(row.get("scores") or "{}"),
+            reasons=tuple(row.get("reasons") or ()),
+            origin=str(row.get("origin") or "annotation"),
+        )
+    except (TypeError, ValueError) as error:
+        raise Problem("BadRecord", f"no instance ({error})", "write it anew") from error
+
+
+def _mask(row: Any, width: int, height: int) -> Mask:
+    try:
+        place = [int(row[key]) for key in ("x0", "y0", "width", "height")]
+        return check_crop(place[0], place[1], place[2], place[3], row["counts"], width, height)
+    except (TypeError, KeyError, ValueError) as error:
+        raise Problem("BadRle", f"no mask ({error})", "encode the mask again") from error
+
+
+class JsonlWriter:
+    """`SPLIT.jsonl`, `images/SPLIT/` and classes.json; every field and class is kept."""
+
+    name = "jsonl"
+
+    def __init__(self) -> None:
+        self._files: dict[str, TextIO] = {}
+        self._images = self._labels = 0
+
+    def open(self, out_dir: Path, classes: ClassTable, splits: Sequence[str]) -> None:
+        self._out = out_dir
+        out_dir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(classes.to_json(), indent=1, ensure_ascii=False)
+        (out_dir / "classes.json").write_text(text + "\n", encoding="utf-8")
+        for split in splits:
+            path = out_dir / f"{split}.jsonl.tmp"
+            self._files[split] = path.open("w", encoding="utf-8")
+
+    def image_path(self, image_name: str, split: str) -> str:
+        return f"images/{split}/{image_name}"
+
+    def add(self, sample: Sample, image_name: str, split: str) -> None:
+        written = replace(sample, image=self.image_path(image_name, split), split=split)
+        self._files[split].write(to_json(written) + "\n")
+        self._images += 1
+        self._labels += len(sample.layout.instances)
+
+    def close(self) -> WriteReport:
+        for split, handle in self._files.items():
+            handle.close()
+            Path(handle.name).replace(self._out / f"{split}.jsonl")
+        files = ("classes.json", *(f"{split}.jsonl" for split in self._files))
+        return WriteReport(files, self._images, self._labels, {})
+
+
+FORMAT = Format("jsonl", read_jsonl, JsonlWriter)
