@@ -262,7 +262,7 @@ def stored_summary(out: Path, status: str) -> RunSummary:
         command=manifest["command"],
         out=str(out),
         status=status,
-        counts=manifest["counts"],
+        counts=row.get("counts", manifest["counts"]),
         rates=row.get("rates", {}),
         tables=row.get("tables", {}),
         artifacts={
