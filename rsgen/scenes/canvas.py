@@ -53,9 +53,7 @@ class Canvas:
         self.owner = np.zeros(shape, dtype=np.int16)
         self.taken = np.zeros((height, width), dtype=np.uint8)
         self.turn_rad = float(rng.uniform(-math.pi, math.pi))
-        self.world = compose(
-            similarity(1 / gsd_m, self.turn_rad, (width / 2, height / 2)), similarity()
-        )
+        self.world = similarity(1 / gsd_m, self.turn_rad, (width / 2, height / 2))
         self.radius_m = math.hypot(width, height) / 2 * gsd_m
         azimuth = rng.uniform(-math.pi, math.pi)
         self.sun = np.array([math.cos(azimuth), math.sin(azimuth)])
@@ -139,7 +137,7 @@ class Canvas:
 
     def foam(self, outlines: Iterable[Array], strength: float, softness_m: float = 1.5) -> None:
         """Blend broken white water into world polygons."""
-        mask = np.zeros((self.height, self.width), dtype=np.float32)
+        mask: npt.NDArray[Any] = np.zeros((self.height, self.width), dtype=np.float32)
         for outline in outlines:
             points = apply_affine(self.world, outline) - 0.5
             scaled = np.round(points * (1 << SHIFT)).astype(np.int32)
@@ -149,7 +147,7 @@ class Canvas:
         mask = cv2.GaussianBlur(mask, (0, 0), max(softness_m / self.gsd_m, 0.6))
         broken = fractal(self.rng, self.height, self.width, max(3.0 / self.gsd_m, 2.0), 3)
         alpha = np.clip(mask * (0.55 + 0.4 * broken), 0, 1) * strength
-        self._veil(alpha, (226.0, 234.0, 236.0))
+        self._veil(alpha.astype(np.float32), (226.0, 234.0, 236.0))
 
     def tone(self, field: npt.NDArray[np.float32]) -> None:
         """Multiply the ground by a factor field of output resolution, float32 [H, W]."""
@@ -222,7 +220,9 @@ class Canvas:
             fixed = np.round(((outline - low) * detail - 0.5) * (1 << SHIFT)).astype(np.int32)
             cv2.fillPoly(mask, [fixed], 1, shift=SHIFT)
         x0, y0 = (int(max(-v, 0) * detail) for v in low)
-        x1, y1 = (int((size - v) * detail) for size, v in zip((self.width, self.height), low))
+        x1, y1 = (
+            int((size - v) * detail) for size, v in zip((self.width, self.height), low, strict=True)
+        )
         whole = int(mask.sum())
         inside = int(mask[y0 : max(y1, 0), x0 : max(x1, 0)].sum())
         return inside / max(whole, 1), whole / detail**2

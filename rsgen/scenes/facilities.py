@@ -98,7 +98,7 @@ def _floating_roof(rng: np.random.Generator, radius: float, white: Colour) -> li
     a = rng.uniform(0, 2 * math.pi)
     ladder = bar((0, 0), (inner * math.cos(a), inner * math.sin(a)), max(0.5, radius * 0.05))
     parts.append(Part(ladder, shade(roof, 1.25)))
-    for k in range(int(rng.integers(3, 7))):
+    for _ in range(int(rng.integers(3, 7))):
         r, turn = inner * rng.uniform(0.2, 0.75), rng.uniform(0, 2 * math.pi)
         parts.append(disc(r * math.cos(turn), r * math.sin(turn), 0.45, shade(roof, 0.7)))
     return parts
@@ -132,7 +132,7 @@ def _arc(cx: float, radius: float, start: float, stop: float, width: float) -> A
     turns = np.linspace(start, stop, 18)
     ring = np.stack([np.cos(turns), np.sin(turns)], axis=1)
     outline = np.concatenate([ring * (radius + width / 2), ring[::-1] * (radius - width / 2)])
-    return outline + np.array([cx, 0.0])
+    return np.asarray(outline + np.array([cx, 0.0]), dtype=np.float64)
 
 
 def basketball_court(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,9 +32,8 @@ def fractal(
     for _ in range(octaves):
         rows, columns = (max(2, round(n / cell_px) + 1) for n in (height, width))
         grid = rng.standard_normal((min(rows, height), min(columns, width)), dtype=np.float32)
-        if grid.shape == total.shape:
-            layer = grid
-        else:
+        layer: npt.NDArray[Any] = grid
+        if grid.shape != total.shape:
             layer = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
         total += np.float32(weight) * layer
         norm += weight**2

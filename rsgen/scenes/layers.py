@@ -81,7 +81,9 @@ def _halves(covered: npt.NDArray[np.uint8], step: int) -> BoolImage:
 def _window(canvas: Canvas, item: Placed) -> tuple[int, int, int, int]:
     low, high = _reach(item)
     x0, y0 = (int(max(v, 0)) for v in low)
-    x1, y1 = (int(min(v, size)) for v, size in zip(high, (canvas.width, canvas.height)))
+    x1, y1 = (
+        int(min(v, size)) for v, size in zip(high, (canvas.width, canvas.height), strict=True)
+    )
     return x0, y0, x1, y1
 
 

@@ -95,7 +95,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 def scaled(points: Array, sx: float, sy: float, dx: float = 0.0) -> Array:
     """Points stretched about the origin, then moved along x."""
-    return points * np.array([sx, sy]) + np.array([dx, 0.0])
+    return np.asarray(points * np.array([sx, sy]) + np.array([dx, 0.0]), dtype=np.float64)
 
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from rsgen.scenes.canvas import Canvas
 from rsgen.scenes.marks import line, scatter_trees, wavy_edge
 from rsgen.scenes.props import container, crane, flat_hall
 from rsgen.scenes.shapes import Colour, Drawing, bar, rectangle
+from rsgen.scenes.style import Style
 from rsgen.scenes.vehicles import car, large_vehicle
 
 __all__ = ["marina", "open_water", "quay"]
@@ -18,21 +20,23 @@ __all__ = ["marina", "open_water", "quay"]
 WOOD: Colour = (150.0, 134.0, 112.0)
 
 
+Maker = Callable[[np.random.Generator, Style, float], Drawing]
+_FLEET: tuple[tuple[float, tuple[Maker, ...]], ...] = (  # up to this length in metres
+    (13.0, (ships.speedboat, ships.fishing_boat, ships.motor_yacht, ships.sailing_yacht)),
+    (26.0, (ships.fishing_boat, ships.motor_yacht, ships.tug, ships.sailing_yacht)),
+    (32.0, (ships.tug, ships.barge, ships.ferry, ships.fishing_boat, ships.motor_yacht)),
+    (45.0, (ships.bulk_carrier, ships.tanker, ships.barge, ships.ferry, ships.motor_yacht)),
+    (
+        math.inf,
+        (ships.container_ship, ships.bulk_carrier, ships.tanker, ships.ferry, ships.barge),
+    ),
+)
+
+
 def big_ship(rng: np.random.Generator, canvas: Canvas, length: float) -> Drawing:
     """A ship kind that suits its length in metres."""
-    style = canvas.style
-    if length < 13:
-        makers = (ships.speedboat, ships.fishing_boat, ships.motor_yacht, ships.sailing_yacht)
-    elif length < 26:
-        makers = (ships.fishing_boat, ships.motor_yacht, ships.tug, ships.sailing_yacht)
-    elif length < 45:
-        makers = (ships.tug, ships.barge, ships.ferry, ships.fishing_boat)
-        if rng.random() < 0.4:
-            makers = (ships.bulk_carrier, ships.tanker, ships.barge, ships.motor_yacht)
-    else:
-        makers = (ships.container_ship, ships.bulk_carrier, ships.tanker, ships.ferry, ships.barge)
-    drawing: Drawing = makers[int(rng.integers(len(makers)))](rng, style, length)
-    return drawing
+    makers = next(makers for longest, makers in _FLEET if length < longest)
+    return makers[int(rng.integers(len(makers)))](rng, canvas.style, length)
 
 
 def _wake(canvas: Canvas, x: float, y: float, facing: float, length: float, beam: float) -> None:
