@@ -92,7 +92,7 @@ def assign_slots(
         if match is not None:
             slots[entry.name] = match
     taken, reserved = set(slots.values()), set(known.values())
-    every = [(k,) for k in range(CLASS_SLOTS)]
+    every: list[tuple[int, ...]] = [(k,) for k in range(CLASS_SLOTS)]
     every += itertools.combinations(range(CLASS_SLOTS), 2)
     free = sorted((c for c in every if c not in taken), key=lambda c: (len(c), c in reserved))
     new = [name for name in classes.names if name not in slots]
