@@ -1,0 +1,431 @@
+"""Which model is meant, where its files lie, what is written beside them, what it can do.
+
+This module loads no tensors: names, folders, cards and hashes only. Networks come from the
+family that `load_model` finds in the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from rsgen.errors import DataError, SetupError, UsageError
+from rsgen.images import sha256_file
+from rsgen.records import ClassTable
+from rsgen.registry import resolve
+from rsgen.request import digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "DiffusionModel",
+    "ModelCard",
+    "ModelRef",
+    "Residuals",
+    "load_model",
+    "model_folder",
+    "model_hash",
+    "read_card",
+]
+
+CARD_FILE = "rsgen.json"
+CARD_SCHEMA = 1
+EMBEDDED = Path(__file__).parent / "weights" / "tiny"
+FAMILIES = {
+    "StableDiffusionControlNetPipeline": "stable-diffusion",
+    "StableDiffusionPipeline": "stable-diffusion",
+}
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+HUB_FILES = ("*.json", "*.safetensors", "*/merges.txt", "*/vocab.json")
+HUB_SKIPPED = ("safety_checker/*", "*.fp16.*", "*non_ema*", "*.msgpack", "*.onnx*", "*flax*")
+
+
+# ---------------------------------------------------------------- references
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """`tiny`, a local folder, or `hub:ORG/NAME[@REVISION][/SUBFOLDER]`."""
+
+    kind: Literal["embedded", "folder", "hub"]
+    location: str
+    revision: str | None = None
+    subfolder: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Read a reference; the file system and the network are not touched.
+
+        Raises:
+            UsageError: empty, or a hub name without an organisation.
+        """
+        if not text.strip():
+            raise UsageError("empty model name", hint="give tiny, a folder, or hub:ORG/NAME")
+        if text == "tiny":
+            return cls("embedded", "tiny")
+        if not text.startswith("hub:"):
+            return cls("folder", text)
+        head, _, tail = text.removeprefix("hub:").partition("@")
+        organisation, _, rest = head.partition("/")
+        name, _, subfolder = rest.partition("/")
+        if tail:
+            revision, _, subfolder = tail.partition("/")
+        else:
+            revision = ""
+        if not organisation or not name:
+            raise UsageError(
+                f"model {text!r}: a hub model needs an organisation and a name",
+                hint="write hub:ORG/NAME, hub:ORG/NAME@REVISION or hub:ORG/NAME/SUBFOLDER",
+            )
+        return cls("hub", f"{organisation}/{name}", revision or None, subfolder or None)
+
+    def __str__(self) -> str:
+        if self.kind != "hub":
+            return self.location
+        revision = f"@{self.revision}" if self.revision else ""
+        subfolder = f"/{self.subfolder}" if self.subfolder else ""
+        return f"hub:{self.location}{revision}{subfolder}"
+
+
+def model_folder(ref: ModelRef) -> Path:
+    """The local folder of a model: a diffusers pipeline or a bare ControlNet.
+
+    A run of `train` may be given as OUT or OUT/model. Hub models are downloaded once.
+
+    Raises:
+        UsageError: no such folder.
+        SetupError: not downloaded and the hub is out of reach, or only pickle weights.
+    """
+    if ref.kind == "hub":
+        return _checked(_hub_folder(ref), ref)
+    if ref.kind == "embedded":
+        if not (EMBEDDED / "model_index.json").is_file():
+            raise SetupError(
+                "this installation holds no weights for the embedded model 'tiny'",
+                hint="rebuild them with: rsgen run tiny-pretrain --work tiny-pretrain",
+            )
+        return _checked(EMBEDDED, ref)
+    path = Path(ref.location).expanduser()
+    if not path.exists():
+        hub_like = ref.location.count("/") == 1 and not ref.location.startswith((".", "/", "~"))
+        hint = f"for a hub model write hub:{ref.location}" if hub_like else "check the path"
+        raise UsageError(f"model {ref.location!r}: no such folder", hint=hint)
+    if path.is_file():
+        _refuse_single_file(path)
+    if not _is_model(path) and _is_model(path / "model"):
+        path = path / "model"
+    return _checked(path, ref)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file() or (folder / "config.json").is_file()
+
+
+def _refuse_single_file(path: Path) -> None:
+    if path.suffix in PICKLES:
+        raise SetupError(
+            f"{path}: a pickle checkpoint can run code when it is opened; rsgen reads "
+            "safetensors only",
+            hint="get the safetensors version of the model as a diffusers folder",
+        )
+    raise SetupError(
+        f"{path}: a single file; rsgen opens diffusers folders",
+        hint="convert it: StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)",
+    )
+
+
+def _checked(folder: Path, ref: ModelRef) -> Path:
+    """The folder, once it is known to hold safetensors for every network it names."""
+    if not _is_model(folder):
+        raise SetupError(
+            f"model {ref}: {folder} has no model_index.json and no config.json",
+            hint="give a diffusers pipeline folder, a ControlNet folder, or the OUT of rsgen train",
+        )
+    for part in _network_folders(folder):
+        if any(part.glob("*.safetensors")):
+            continue
+        pickles = sorted(p.name for p in part.iterdir() if p.suffix in PICKLES)
+        if pickles:
+            raise SetupError(
+                f"model {ref}: {part} has only pickle weights ({pickles[0]}), which can run code "
+                "when opened; rsgen reads safetensors only",
+                hint="take a revision with safetensors, or convert once where you trust the file: "
+                "load it with diffusers and call save_pretrained(FOLDER, safe_serialization=True)",
+            )
+        raise SetupError(
+            f"model {ref}: {part} has no *.safetensors file",
+            hint="download the folder again (an interrupted copy, or git without LFS?)",
+        )
+    return folder
+
+
+def _network_folders(folder: Path) -> list[Path]:
+    if not (folder / "model_index.json").is_file():
+        return [folder]
+    named = ("unet", "vae", "text_encoder", "controlnet")
+    return [folder / name for name in named if (folder / name / "config.json").is_file()]
+
+
+def _hub_folder(ref: ModelRef) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{ref.subfolder}/{p}" for p in HUB_FILES] if ref.subfolder else list(HUB_FILES)
+    offline = os.environ.get("HF_HUB_OFFLINE", "") in {"1", "true", "True"}
+    try:
+        root = snapshot_download(
+            ref.location,
+            revision=ref.revision,
+            allow_patterns=patterns,
+            ignore_patterns=list(HUB_SKIPPED),
+            local_files_only=offline,
+        )
+    except (OSError, ValueError) as error:  # not cached, no network, no such repository
+        name = ref.location.split("/")[1]
+        revision = f" --revision {ref.revision}" if ref.revision else ""
+        why = "HF_HUB_OFFLINE is set" if offline else str(error).splitlines()[0]
+        inside = f"./{name}/{ref.subfolder}" if ref.subfolder else f"./{name}"
+        raise SetupError(
+            f"model {ref} is not in the local cache and cannot be fetched ({why})",
+            hint=f"where there is a network: hf download {ref.location}{revision} --local-dir "
+            f"{name} --include '*.json' '*.safetensors' '*.txt'; bring the folder here and give "
+            f"{inside} instead of {ref}",
+        ) from error
+    return Path(root) / ref.subfolder if ref.subfolder else Path(root)
+
+
+def model_hash(folder: Path) -> str:
+    """32 hex digits over the model's weight and configuration files, in name order.
+
+    README, sample grids and the card do not count; the same weights hash alike anywhere.
+    """
+    files = [folder / "model_index.json", folder / "config.json"]
+    files += list(folder.glob("*.safetensors"))
+    for name in ("unet", "vae", "text_encoder", "controlnet", "tokenizer", "scheduler"):
+        files += [p for p in (folder / name).glob("*") if p.suffix in {".safetensors", ".json"}]
+    rows = sorted((p.relative_to(folder).as_posix(), sha256_file(p)) for p in files if p.is_file())
+    return digest(rows)
+
+
+# ---------------------------------------------------------------- the card
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """rsgen.json: how the layouts of a checkpoint are encoded, and what it learned from.
+
+    `slots` maps class names to slots of the `classes` encoding (empty for the others);
+    `gsd_range_m` is (least, most) metres a pixel of the training images, or None.
+    """
+
+    condition: str
+    classes: ClassTable
+    slots: Mapping[str, int] = field(default_factory=dict)
+    image_size: int = 512
+    gsd_range_m: tuple[float, float] | None = None
+    prompt: str | None = None
+    fingerprint: str | None = None
+    base: str | None = None
+    licence: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": CARD_SCHEMA,
+            "condition": self.condition,
+            "classes": self.classes.to_json(),
+            "slots": dict(self.slots),
+            "image_size": self.image_size,
+            "gsd_range_m": None if self.gsd_range_m is None else list(self.gsd_range_m),
+            "prompt": self.prompt,
+            "fingerprint": self.fingerprint,
+            "base": self.base,
+            "licence": list(self.licence),
+            "training": dict(self.training),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> ModelCard:
+        span = row.get("gsd_range_m")
+        return cls(
+            condition=str(row["condition"]),
+            classes=ClassTable.from_json(row["classes"]),
+            slots={str(k): int(v) for k, v in row.get("slots", {}).items()},
+            image_size=int(row["image_size"]),
+            gsd_range_m=None if span is None else (float(span[0]), float(span[1])),
+            prompt=row.get("prompt"),
+            fingerprint=row.get("fingerprint"),
+            base=row.get("base"),
+            licence=tuple(row.get("licence", ())),
+            training=dict(row.get("training", {})),
+        )
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(self.to_json(), indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> ModelCard | None:
+    """The card beside a model; None where there is none (a public checkpoint).
+
+    Raises:
+        DataError: a card that cannot be read.
+    """
+    path = folder / CARD_FILE
+    if not path.is_file():
+        return None
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        if row.get("schema") != CARD_SCHEMA:
+            raise DataError(
+                f"{path}: schema {row.get('schema')!r}, this version reads {CARD_SCHEMA}",
+                hint="train the checkpoint again, or use the version of rsgen that made it",
+            )
+        return ModelCard.from_json(row)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a model card ({error!r})", hint="restore the file") from error
+
+
+# ---------------------------------------------------------------- the protocol
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What a control branch adds to the UNet: one tensor a skip connection, and the middle."""
+
+    down: tuple[Tensor, ...]
+    middle: Tensor
+
+    def scaled(self, factor: float) -> Residuals:
+        return Residuals(tuple(t * factor for t in self.down), self.middle * factor)
+
+    def detached(self) -> Residuals:
+        return Residuals(tuple(t.detach() for t in self.down), self.middle.detach())
+
+    def __add__(self, other: Residuals) -> Residuals:
+        pairs = zip(self.down, other.down, strict=True)
+        return Residuals(tuple(a + b for a, b in pairs), self.middle + other.middle)
+
+
+class DiffusionModel(Protocol):
+    """A latent diffusion model with a layout branch.
+
+    Tensors live on the model's device; latents and predictions are float32 whatever the
+    networks compute in. N samples, C latent channels, h = H / factor, L tokens, K channels.
+    """
+
+    card: ModelCard | None
+    hash: str | None
+
+    @property
+    def factor(self) -> int:
+        """Image pixels a latent pixel, along one side."""
+        ...
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels that the model was trained at."""
+        ...
+
+    @property
+    def vocabulary(self) -> frozenset[str] | None:
+        """Words of a closed vocabulary, or None where any word can be spelled."""
+        ...
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def device(self) -> Any: ...
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] -> scaled posterior means [N, C, h, w]."""
+        ...
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """[N, C, h, w] -> pixels [N, 3, H, W], about [-1, 1], not clamped."""
+        ...
+
+    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> hidden states [N, L, D]."""
+        ...
+
+    def control(
+        self, latents: Tensor, timesteps: Tensor, text: Tensor, condition: Tensor
+    ) -> Residuals:
+        """Layout branch: condition [N, K, H, W] in [0, 1] -> residuals."""
+        ...
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        """Noise, velocity or image, as `scheduler_config["prediction_type"]` says."""
+        ...
+
+    def save(self, folder: Path, card: ModelCard | None = None) -> None:
+        """Write a pipeline folder that diffusers opens, and the card beside it."""
+        ...
+
+
+def load_model(
+    model: str | ModelRef | Path,
+    *,
+    base: str | ModelRef | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "fp32",
+) -> DiffusionModel:
+    """Open a pipeline folder, or a bare ControlNet on top of `base`.
+
+    Raises:
+        UsageError: a bare ControlNet without `base`, or a family that rsgen cannot run.
+        SetupError: files are missing, are pickles, or do not fit the device.
+    """
+    ref = _as_ref(model)
+    folder = model_folder(ref)
+    control_folder = None
+    if not (folder / "model_index.json").is_file():
+        control_folder = folder
+        if base is None:
+            raise UsageError(
+                f"model {ref}: a bare ControlNet needs the model that it steers",
+                hint="add --base hub:ORG/NAME, --base FOLDER or --base tiny",
+            )
+        folder = model_folder(_as_ref(base))
+    family = _family(folder)
+    loaded = resolve("models", family).load(
+        folder, controlnet_folder=control_folder, device=device, dtype=dtype
+    )
+    return cast(DiffusionModel, loaded)
+
+
+def _as_ref(model: str | ModelRef | Path) -> ModelRef:
+    if isinstance(model, ModelRef):
+        return model
+    return ModelRef("folder", str(model)) if isinstance(model, Path) else ModelRef.parse(model)
+
+
+def _family(folder: Path) -> str:
+    path = folder / "model_index.json"
+    try:
+        name = str(json.loads(path.read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SetupError(
+            f"{path}: not a diffusers pipeline index ({error!r})", hint="download the model again"
+        ) from error
+    if name not in FAMILIES:
+        raise UsageError(
+            f"{folder}: a {name}; rsgen runs {', '.join(FAMILIES)}",
+            hint="choose a Stable Diffusion 1.x or 2.x model",
+        )
+    return FAMILIES[name]

@@ -1,0 +1,327 @@
+"""Stable Diffusion 1.x / 2.x and the embedded model: diffusers networks behind one protocol."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from rsgen.errors import OutOfMemory, SetupError, UsageError
+from rsgen.models.base import ModelCard, Residuals, model_hash, read_card
+from rsgen.models.tokenizer import closed_vocabulary
+
+__all__ = ["DTYPES", "StableDiffusion", "silence_libraries"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def silence_libraries() -> None:
+    """Only errors from diffusers and transformers, no bars: their advice is not for users."""
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+class StableDiffusion:
+    """UNet2DConditionModel + AutoencoderKL + CLIPTextModel + ControlNetModel.
+
+    `controlnet` is None for a base model that has no layout branch yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: DDIMScheduler,
+        controlnet: ControlNetModel | None = None,
+        card: ModelCard | None = None,
+        hash: str | None = None,
+    ) -> None:
+        silence_libraries()
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.tokenizer, self.scheduler, self.controlnet = tokenizer, scheduler, controlnet
+        self.card, self.hash = card, hash
+        for network in self.networks().values():
+            network.eval()
+
+    # ------------------------------------------------------------ files
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        controlnet_folder: Path | None = None,
+        device: str = "cpu",
+        dtype: str = "fp32",
+    ) -> StableDiffusion:
+        """Open a pipeline folder; the ControlNet may come from a folder of its own.
+
+        Raises:
+            SetupError: a part is missing or damaged, or the device is not there.
+            OutOfMemory: the networks do not fit the device.
+        """
+        silence_libraries()
+        number_type = DTYPES[dtype]
+        names = _index(folder)
+        beside = controlnet_folder or (folder / "controlnet" if "controlnet" in names else None)
+        model = cls(
+            unet=_network(UNet2DConditionModel, folder / "unet", number_type),
+            vae=_network(AutoencoderKL, folder / "vae", number_type),
+            text_encoder=_network(CLIPTextModel, folder / "text_encoder", number_type),
+            tokenizer=_part(CLIPTokenizer, folder / "tokenizer"),
+            scheduler=_scheduler(folder / "scheduler"),
+            controlnet=None if beside is None else _network(ControlNetModel, beside, number_type),
+            card=read_card(controlnet_folder or folder),
+            hash=_joint_hash(folder, controlnet_folder),
+        )
+        return model.to(device)
+
+    def save(
+        self, folder: Path, card: ModelCard | None = None, *, dtype: str | None = None
+    ) -> None:
+        """Write safetensors of every network and model_index.json; `dtype` converts them.
+
+        The text encoder stays fp32: transformers opens a file in its own type, diffusers in
+        fp32, and a pipeline opened without a type must not mix the two.
+        """
+        parts = self.networks()
+        if dtype is not None:
+            parts = {k: copy.deepcopy(v).to(DTYPES[dtype]) for k, v in parts.items()}
+        parts["text_encoder"] = copy.deepcopy(self.text_encoder).float()
+        kind = (
+            StableDiffusionPipeline
+            if self.controlnet is None
+            else (StableDiffusionControlNetPipeline)
+        )
+        pipeline = kind(
+            **parts,
+            tokenizer=self.tokenizer,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        kept = card or self.card
+        if kept is not None:
+            kept.write(folder)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The parts that have weights, by their folder's name."""
+        parts: dict[str, nn.Module] = {
+            "unet": self.unet,
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+        }
+        if self.controlnet is not None:
+            parts["controlnet"] = self.controlnet
+        return parts
+
+    def to(self, device: str | torch.device) -> StableDiffusion:
+        """Move every network.
+
+        Raises:
+            SetupError: no such device. OutOfMemory: it is too small.
+        """
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise SetupError(
+                "device cuda: no CUDA device is visible", hint="use --device cpu; see rsgen doctor"
+            )
+        # AMX and tensor-core kernels want channels last; fp32 gains nothing from it.
+        half = self.unet.dtype in (torch.bfloat16, torch.float16)
+        try:
+            for network in self.networks().values():
+                network.to(device)
+                if half and network is not self.text_encoder:
+                    network.to(memory_format=torch.channels_last)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"the model does not fit the memory of {device}",
+                hint="use --device cpu, or -s execution.dtype=bf16",
+            ) from error
+        return self
+
+    def fresh_controlnet(self, channels: int) -> ControlNetModel:
+        """A new layout branch on this UNet: its encoder copied, zero at the joints.
+
+        The hint network is initialised from torch's global generator; seed it first.
+        """
+        levels = len(self.vae.config.block_out_channels)
+        widths = (16, 32, 96, 256) if levels == 4 else tuple(16 * 2**k for k in range(levels))
+        return ControlNetModel.from_unet(
+            self.unet,
+            conditioning_channels=channels,
+            conditioning_embedding_out_channels=widths,
+        )
+
+    # ------------------------------------------------------------ facts
+
+    @property
+    def factor(self) -> int:
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def image_size(self) -> int:
+        return (
+            self.card.image_size if self.card else int(self.unet.config.sample_size) * self.factor
+        )
+
+    @property
+    def condition_channels(self) -> int | None:
+        """Channels that the ControlNet expects, None without one."""
+        return (
+            None if self.controlnet is None else int(self.controlnet.config.conditioning_channels)
+        )
+
+    @property
+    def vocabulary(self) -> frozenset[str] | None:
+        return closed_vocabulary(self.tokenizer)
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return dict(self.scheduler.config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def noise_schedule(self) -> DDPMScheduler:
+        """The schedule to train with."""
+        return DDPMScheduler.from_config(self.scheduler.config)
+
+    # ------------------------------------------------------------ computing
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
+        return posterior.mean.float() * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        scaled = latents / self.vae.config.scaling_factor
+        return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Token ids padded to the full length, int64 [N, L]; longer texts are cut."""
+        coded = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        ids = coded["input_ids"]
+        return torch.as_tensor(ids)
+
+    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+        ids = self.tokens(texts).to(self.text_encoder.device)
+        return self.text_encoder(ids)[0]
+
+    def control(
+        self, latents: Tensor, timesteps: Tensor, text: Tensor, condition: Tensor
+    ) -> Residuals:
+        if self.controlnet is None:
+            raise UsageError(
+                "this model has no layout branch (ControlNet)",
+                hint="train one first: rsgen train RUN --base MODEL",
+            )
+        number_type = self.controlnet.dtype
+        down, middle = self.controlnet(
+            latents.to(number_type),
+            timesteps,
+            text.to(number_type),
+            controlnet_cond=condition.to(latents.device, number_type),
+            return_dict=False,
+        )
+        return Residuals(tuple(down), middle)
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        residuals: Residuals | None = None,
+    ) -> Tensor:
+        number_type = self.unet.dtype
+        output = self.unet(
+            latents.to(number_type),
+            timesteps,
+            text.to(number_type),
+            down_block_additional_residuals=None if residuals is None else residuals.down,
+            mid_block_additional_residual=None if residuals is None else residuals.middle,
+            return_dict=False,
+        )[0]
+        return output.float()
+
+
+def _index(folder: Path) -> set[str]:
+    """Names of the parts that a pipeline folder has."""
+    row = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    return {k for k, v in row.items() if isinstance(v, list) and v[0] is not None}
+
+
+def _part(kind: Any, folder: Path, **options: Any) -> Any:
+    """`from_pretrained` without network or pickles; its failures name the folder."""
+    if not folder.is_dir():
+        raise SetupError(f"{folder} is missing", hint="download or train the whole model again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"{folder}: too little memory to load it") from error
+    except Exception as error:  # each library raises its own kinds for a damaged file
+        reason = str(error).strip().splitlines()
+        raise SetupError(
+            f"{folder}: cannot be opened as {kind.__name__} "
+            f"({type(error).__name__}: {reason[0] if reason else ''})",
+            hint="download or train the whole model again",
+        ) from error
+
+
+def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    half_only = not any(p for p in folder.glob("*.safetensors") if ".fp16." not in p.name)
+    if half_only and any(folder.glob("*.fp16.safetensors")):
+        options["variant"] = "fp16"
+    return _part(kind, folder, **options)
+
+
+def _scheduler(folder: Path) -> DDIMScheduler:
+    """The folder's noise schedule as DDIM, which trains and samples alike."""
+    scheduler: DDIMScheduler = _part(DDIMScheduler, folder)
+    # Latents are not bounded by 1; some configurations of pixel models say otherwise.
+    scheduler.register_to_config(clip_sample=False)
+    return scheduler
+
+
+def _joint_hash(folder: Path, controlnet_folder: Path | None) -> str:
+    if controlnet_folder is None:
+        return model_hash(folder)
+    return f"{model_hash(folder)[:16]}{model_hash(controlnet_folder)[:16]}"
