@@ -103,8 +103,8 @@ def render_scene(
         raise UsageError(f"scene size {width}x{height} is too small", hint="use at least 32 pixels")
     if scene is not None and scene not in _THEMES:
         raise UsageError(f"unknown scene {scene!r}", hint=f"use one of {', '.join(SCENE_TYPES)}")
-    if gsd_m is not None and not 0.05 <= gsd_m <= 5.0:
-        raise UsageError(f"gsd_m {gsd_m} is out of range", hint="use 0.05 to 5 metres a pixel")
+    if gsd_m is not None and not 0.1 <= gsd_m <= 1.5:
+        raise UsageError(f"gsd_m {gsd_m} is out of range", hint="use 0.1 to 1.5 metres a pixel")
     look = style_named(style)
     draw = _generator(int(seed), width, height, style)
     name = scene if scene is not None else SCENE_TYPES[int(draw.integers(len(SCENE_TYPES)))]

@@ -20,7 +20,7 @@ from rsgen.scenes.shapes import (
     shade,
     symmetric,
 )
-from rsgen.scenes.style import Style, pick_colour
+from rsgen.scenes.style import Style, muted, pick_colour
 
 __all__ = ["airliner", "business_jet", "fighter", "helicopter", "light_aircraft", "turboprop"]
 
@@ -185,7 +185,7 @@ def light_aircraft(rng: np.random.Generator, style: Style) -> Drawing:
     radius = size * 0.065
     body, accent = _white(rng), pick_colour(rng, style.livery)
     if rng.random() < 0.15:
-        body = shade(accent, 1.1)
+        body = muted(shade(accent, 1.1), 0.3)
     metal = shade(body, 0.94)
     side = [
         (size * 0.47, radius * 0.5),
@@ -305,9 +305,9 @@ def helicopter(rng: np.random.Generator, style: Style, gsd_m: float) -> Drawing:
             solid=True,
         )
     )
-    blades = int(rng.integers(2, 6))
+    blades = int(rng.integers(2, 5))
     first = rng.uniform(0, math.pi)
-    blade_width = max(0.5, 1.5 * gsd_m)
+    blade_width = max(0.4, 1.25 * gsd_m)
     reach = 0.5 * size
     tone = rng.uniform(52, 96)
     for k in range(blades):

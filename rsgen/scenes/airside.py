@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from rsgen.geometry import Array
 from rsgen.scenes.aircraft import (
     airliner,
     business_jet,
@@ -51,6 +52,7 @@ def apron(canvas: Canvas) -> None:
     r = canvas.radius_m
     canvas.flood("concrete" if rng.random() < 0.75 else "asphalt", "pavement")
     _joints(canvas, float(rng.choice((5.0, 7.5, 10.0))))
+    canvas.wear(0.06)
     length = float(np.clip(rng.uniform(38, 68) * canvas.gsd_m, 26.0, 62.0))
     stand = float(rng.uniform(-0.3, 0.3)) * min(canvas.width, canvas.height) * canvas.gsd_m
     head = stand - length * 0.62
@@ -120,6 +122,7 @@ def light_park(canvas: Canvas) -> None:
         canvas.flood("asphalt" if rng.random() < 0.65 else "concrete", "pavement")
         if rng.random() < 0.6:
             _joints(canvas, 6.0)
+        canvas.wear(0.08)
     jets = rng.random() < 0.3
     spacing, depth = (22.0, 26.0) if jets else (13.5, 12.5)
     spacing *= rng.uniform(0.95, 1.2)
@@ -186,6 +189,7 @@ def military_ramp(canvas: Canvas) -> None:
     canvas.flood("grass" if pads else "concrete", "grass" if pads else "pavement")
     if not pads:
         _joints(canvas, 7.5)
+        canvas.wear(0.08)
     spacing = float(rng.uniform(19, 26))
     first = float(rng.uniform(-spacing, spacing)) / 2
     if pads:
@@ -200,28 +204,14 @@ def military_ramp(canvas: Canvas) -> None:
     rows = (
         (0.0, -spacing * 1.5, spacing * 1.5) if not pads else (0.0, -spacing * 1.15, spacing * 1.5)
     )
+    pad_outlines: list[Array] = []
     for row in rows:
         facing = -math.pi / 2 + slant + (math.pi if rng.random() < 0.5 else 0.0)
         count = math.ceil(r / spacing)
         for k in range(-count, count + 1):
             x = first + k * spacing
             if pads:
-                canvas.fill(
-                    [
-                        ellipse(x, row, 8.5)
-                        if rng.random() < 0.5
-                        else rectangle(x - 8, row - 8, x + 8, row + 8)
-                    ],
-                    "concrete",
-                    "pavement",
-                )
-                canvas.strokes([ellipse(x, row, 6.0, steps=32)], 0.5, WHITE, 0.8)
-                mark = [
-                    line(x - 1.2, row - 2, x - 1.2, row + 2),
-                    line(x + 1.2, row - 2, x + 1.2, row + 2),
-                    line(x - 1.2, row, x + 1.2, row),
-                ]
-                canvas.strokes(mark, 0.6, WHITE, 0.8)
+                pad_outlines.append(_helipad(canvas, x, row))
             if rng.random() < 0.72:
                 _stains(canvas, x, row, facing, 14)
                 drawing = helicopter(rng, style, canvas.gsd_m) if pads else fighter(rng, style)
@@ -231,7 +221,21 @@ def military_ramp(canvas: Canvas) -> None:
         vehicle = large_vehicle(rng, style) if rng.random() < 0.6 else van(rng, style)
         canvas.place(vehicle, rng.uniform(-r, r), rng.uniform(-r, r), rng.choice((0.0, math.pi)))
     if pads:
+        canvas.reserve(rectangle(-r, lane - 5, r, lane + 5))
+        for pad in pad_outlines:
+            canvas.reserve(pad)
         scatter_trees(canvas, 6, (1.8, 4.0))
+
+
+def _helipad(canvas: Canvas, x: float, y: float) -> Array:
+    """A marked pad; returns its outline."""
+    square = rectangle(x - 8, y - 8, x + 8, y + 8)
+    outline = ellipse(x, y, 8.5) if canvas.rng.random() < 0.5 else square
+    canvas.fill([outline], "concrete", "pavement")
+    canvas.strokes([ellipse(x, y, 6.0, steps=32)], 0.5, WHITE, 0.8)
+    legs = [line(x + k, y - 2, x + k, y + 2) for k in (-1.2, 1.2)]
+    canvas.strokes([*legs, line(x - 1.2, y, x + 1.2, y)], 0.6, WHITE, 0.8)
+    return outline
 
 
 def runway(canvas: Canvas) -> None:

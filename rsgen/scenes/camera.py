@@ -27,6 +27,8 @@ def expose(image: Pixels, rng: np.random.Generator, style: Style, gsd_m: float) 
     gains = np.array([1 + warmth, 1 + rng.uniform(-0.02, 0.02), 1 - warmth], dtype=np.float32)
     veil = np.array([186.0, 194.0, 204.0], dtype=np.float32)
     picture = picture * (gains * (1 - haze)) + veil * haze
+    grey = picture.mean(axis=2, keepdims=True)
+    picture = grey + (picture - grey) * np.float32(rng.uniform(*style.saturation))
     middle = np.float32(104.0)
     picture = (picture - middle) * np.float32(contrast) + middle * np.float32(
         rng.uniform(0.88, 1.1)

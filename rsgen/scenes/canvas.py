@@ -50,7 +50,7 @@ class Canvas:
         shape = (height * self.oversample, width * self.oversample)
         self.image = np.zeros((*shape, 3), dtype=np.uint8)
         self.stuff = np.zeros(shape, dtype=np.uint8)
-        self.owner = np.zeros(shape, dtype=np.int16)
+        self.owner = np.zeros(shape, dtype=np.int32)
         self.taken = np.zeros((height, width), dtype=np.uint8)
         self.turn_rad = float(rng.uniform(-math.pi, math.pi))
         self.world = similarity(1 / gsd_m, self.turn_rad, (width / 2, height / 2))
@@ -137,17 +137,27 @@ class Canvas:
 
     def foam(self, outlines: Iterable[Array], strength: float, softness_m: float = 1.5) -> None:
         """Blend broken white water into world polygons."""
-        mask: npt.NDArray[Any] = np.zeros((self.height, self.width), dtype=np.float32)
-        for outline in outlines:
-            points = apply_affine(self.world, outline) - 0.5
-            scaled = np.round(points * (1 << SHIFT)).astype(np.int32)
-            cv2.fillPoly(mask, [scaled], 1.0, shift=SHIFT)
-        if not mask.any():
+        fixed = [self.fixed(self.world, outline) // self.oversample for outline in outlines]
+        points = np.concatenate(fixed) >> SHIFT
+        soft = max(softness_m / self.gsd_m, 0.6)
+        pad = int(3 * soft) + 2
+        x0, y0 = (int(v) for v in np.clip(points.min(axis=0) - pad, 0, (self.width, self.height)))
+        x1, y1 = (int(v) for v in np.clip(points.max(axis=0) + pad, 0, (self.width, self.height)))
+        if x1 <= x0 or y1 <= y0:
             return
-        mask = cv2.GaussianBlur(mask, (0, 0), max(softness_m / self.gsd_m, 0.6))
-        broken = fractal(self.rng, self.height, self.width, max(3.0 / self.gsd_m, 2.0), 3)
-        alpha = np.clip(mask * (0.55 + 0.4 * broken), 0, 1) * strength
-        self._veil(alpha.astype(np.float32), (226.0, 234.0, 236.0))
+        mask: npt.NDArray[Any] = np.zeros((y1 - y0, x1 - x0), dtype=np.float32)
+        for outline in fixed:
+            cv2.fillPoly(mask, [outline - (np.array([x0, y0]) << SHIFT)], 1.0, shift=SHIFT)
+        mask = cv2.GaussianBlur(mask, (0, 0), soft)
+        broken = fractal(self.rng, y1 - y0, x1 - x0, max(3.0 / self.gsd_m, 2.0), 3)
+        alpha = np.clip(mask * (0.55 + 0.4 * broken), 0, 1).astype(np.float32) * np.float32(
+            strength
+        )
+        step = self.oversample
+        region = self.image[y0 * step : y1 * step, x0 * step : x1 * step]
+        large = cv2.resize(alpha, region.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+        white = np.array([226.0, 234.0, 236.0], dtype=np.float32)
+        region[:] = (region * (1 - large) + white * large).astype(np.uint8)
 
     def tone(self, field: npt.NDArray[np.float32]) -> None:
         """Multiply the ground by a factor field of output resolution, float32 [H, W]."""
@@ -170,11 +180,6 @@ class Canvas:
             borderMode=cv2.BORDER_REPLICATE,
         )
         self.tone(np.asarray(field, dtype=np.float32))
-
-    def _veil(self, alpha: npt.NDArray[np.float32], colour: Colour) -> None:
-        large = cv2.resize(alpha, self.stuff.shape[::-1], interpolation=cv2.INTER_LINEAR)[..., None]
-        mixed = self.image * (1 - large) + np.array(colour, dtype=np.float32) * large
-        self.image[:] = np.clip(mixed, 0, 255).astype(np.uint8)
 
     # -- objects --------------------------------------------------------------------------
 
@@ -205,6 +210,31 @@ class Canvas:
         item = Placed(drawing, matrix, angle_rad + self.turn_rad, area, share < 0.995)
         {"thing": self.placed, "prop": self.props, "crown": self.crowns}[layer].append(item)
         return True
+
+    def sees(self, x: float, y: float, reach_m: float) -> bool:
+        """Whether something within `reach_m` of world (x, y) may lie in the picture."""
+        column, row = apply_affine(self.world, np.array([(x, y)]))[0].tolist()
+        pad = reach_m / self.gsd_m
+        return bool(-pad < column < self.width + pad and -pad < row < self.height + pad)
+
+    def wear(self, per_100m2: float = 0.12) -> None:
+        """Repaired patches, sealed cracks and oil spots on what lies there so far."""
+        rng, r = self.rng, self.radius_m
+        for _ in range(int(rng.uniform(0.3, 1.6) * per_100m2 * r * r / 25) + 1):
+            x, y = (float(v) for v in rng.uniform(-r, r, 2))
+            kind = rng.random()
+            if kind < 0.3:
+                a, b = rng.uniform(0.6, 5.0), rng.uniform(0.6, 3.0)
+                tone = 60.0 if rng.random() < 0.7 else 150.0
+                patch = np.array([(x, y), (x + a, y), (x + a, y + b), (x, y + b)])
+                self.paint([patch], (tone, tone, tone), float(rng.uniform(0.08, 0.3)))
+            elif kind < 0.6:
+                steps = rng.normal(0, 1.1, (7, 2)) + rng.normal(0, 1.6, 2)
+                crack = np.array([x, y]) + np.cumsum(steps, axis=0)
+                self.strokes([crack], 0.14, (46.0, 46.0, 48.0), float(rng.uniform(0.2, 0.6)))
+            else:
+                spot = np.array([x, y]) + rng.normal(0, 0.7, (8, 2))
+                self.paint([spot], (44.0, 42.0, 40.0), float(rng.uniform(0.08, 0.28)))
 
     def _visible(self, drawing: Drawing, matrix: Affine) -> tuple[float, float]:
         """Share of the silhouette inside the picture, and its whole area in output pixels."""

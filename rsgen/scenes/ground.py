@@ -89,9 +89,9 @@ def ground_texture(
     if name == "grass":
         dry = pick_colour(rng, style.grounds["dry"])
         toward = (
-            (dry[0] - base[0]) * 0.3,
-            (dry[1] - base[1]) * 0.3,
-            (dry[2] - base[2]) * 0.3,
+            (dry[0] - base[0]) * 0.24,
+            (dry[1] - base[1]) * 0.24,
+            (dry[2] - base[2]) * 0.24,
         )
         layers = [(field(28.0), toward), (field(3.0), (7.0, 7.5, 5.0)), (grain, (4.0, 4.5, 3.5))]
         return _mix(height, width, base, layers)
@@ -100,7 +100,7 @@ def ground_texture(
         return _mix(height, width, base, [*layers, (grain, (4.5, 4.5, 4.5))])
     layers = [(field(30.0), (6.0, 6.0, 5.5)), (field(4.0), (3.5, 3.5, 3.5))]
     stains = np.minimum(field(9.0, 2) + np.float32(0.8), 0)  # oil and tyre marks only darken
-    layers.append((stains, (9.0, 9.0, 8.5)))
+    layers.append((stains, (5.0, 5.0, 4.7)))
     return _mix(height, width, base, [*layers, (grain, (2.2, 2.2, 2.2))])
 
 

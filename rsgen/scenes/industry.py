@@ -110,9 +110,7 @@ def _block(canvas: Canvas, x: float, y: float, side: float) -> None:
             size = radius * (rng.uniform(0.9, 1.0) if rng.random() < 0.8 else rng.uniform(0.6, 0.9))
             canvas.strokes([line(tx, ty, tx, rack)], 0.5, PIPE, 0.9)
             chosen = kind if rng.random() < 0.85 else "cone"
-            canvas.place(
-                storage_tank(rng, style, size, chosen), tx, ty, float(rng.uniform(-3.1, 3.1))
-            )
+            canvas.place(storage_tank(rng, style, size, chosen), tx, ty, -canvas.turn_rad)
 
 
 def canvas_shift(canvas: Canvas, metres: float) -> np.ndarray:

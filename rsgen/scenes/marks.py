@@ -58,6 +58,8 @@ def scatter_trees(
         else:
             x = float(np.clip(x + rng.normal(0, radius[1]), x0, x1))
             y = float(np.clip(y + rng.normal(0, radius[1]), y0, y1))
+        if not canvas.sees(float(x), float(y), radius[1] * 3):
+            continue
         crown = tree(rng, canvas.style, float(rng.uniform(*radius)))
         canvas.place(
             crown, x, y, float(rng.uniform(-3.1, 3.1)), margin_m=-0.25 * radius[0], layer="crown"

@@ -6,26 +6,31 @@ import math
 
 import numpy as np
 
-from rsgen.scenes.shapes import Drawing, Part, bar, disc, ellipse, rectangle, shade
-from rsgen.scenes.style import Style, pick_colour
+from rsgen.scenes.shapes import Drawing, Part, bar, ellipse, rectangle, shade
+from rsgen.scenes.style import Style, muted, pick_colour
 
 __all__ = ["container", "crane", "flat_hall", "pitched_house", "tree"]
 
 
 def tree(rng: np.random.Generator, style: Style, radius: float) -> Drawing:
-    """A crown of lumps, brighter toward the sun."""
-    base = pick_colour(rng, style.trees, 10.0)
-    count = int(rng.integers(9, 13))
-    turns = np.arange(count) * (2 * math.pi / count)
-    reach = radius * rng.uniform(0.78, 1.1, count)
+    """A crown of leaf clumps, brighter toward the sun, with a ragged outline."""
+    base = pick_colour(rng, style.trees, 12.0)
+    count = 9 + int(min(radius, 4.5) * 2)
+    turns = (np.arange(count) + rng.uniform(-0.25, 0.25, count)) * (2 * math.pi / count)
+    reach = radius * rng.uniform(0.72, 1.12, count)
     outline = np.stack([reach * np.cos(turns), reach * np.sin(turns)], axis=1)
-    parts = [Part(outline, shade(base, 0.72), solid=True)]
-    for _ in range(int(4 + min(radius, 5) * 2)):
-        a, r = rng.uniform(0, 2 * math.pi), radius * math.sqrt(rng.uniform(0, 0.62))
-        lump = ellipse(r * math.cos(a), r * math.sin(a), radius * rng.uniform(0.16, 0.34), steps=8)
-        tilt = (0.9 * r / radius * math.cos(a), 0.9 * r / radius * math.sin(a))
-        parts.append(Part(lump, shade(base, rng.uniform(0.82, 1.16)), tilt=tilt))
-    return Drawing.of(None, "tree", parts, height_m=radius * rng.uniform(1.2, 2.0))
+    parts = [Part(outline, shade(base, 0.66), solid=True)]
+    clumps = 6 + int(min(radius, 5) * 3)
+    angles = rng.uniform(0, 2 * math.pi, clumps)
+    distances = radius * np.sqrt(np.linspace(0.75, 0.0, clumps))  # the top is painted last
+    sizes = radius * rng.uniform(0.17, 0.32, clumps)
+    tones = rng.uniform(0.86, 1.3, clumps)
+    for angle, distance, size, tone in zip(angles, distances, sizes, tones, strict=True):
+        x, y = distance * math.cos(angle), distance * math.sin(angle)
+        lean = 0.95 / radius
+        clump = ellipse(x, y, size, steps=6)
+        parts.append(Part(clump, shade(base, tone), tilt=(x * lean, y * lean)))
+    return Drawing.of(None, "tree", parts, height_m=radius * rng.uniform(1.0, 1.7))
 
 
 def pitched_house(rng: np.random.Generator, style: Style, length: float, width: float) -> Drawing:
@@ -109,7 +114,7 @@ def flat_hall(
 def container(rng: np.random.Generator, style: Style) -> Drawing:
     """A freight container, 6.1 or 12.2 m."""
     half = (3.05, 6.1)[int(rng.integers(2))]
-    colour = shade(pick_colour(rng, style.livery), rng.uniform(0.75, 1.05))
+    colour = muted(shade(pick_colour(rng, style.livery), rng.uniform(0.75, 1.05)), 0.35)
     parts = [Part(rectangle(-half, -1.22, half, 1.22), colour, solid=True)]
     for x in np.arange(-half + 1.0, half, 1.0):
         parts.append(Part(bar((float(x), -1.2), (float(x), 1.2), 0.16), shade(colour, 0.86)))
@@ -118,13 +123,13 @@ def container(rng: np.random.Generator, style: Style) -> Drawing:
 
 def crane(rng: np.random.Generator, style: Style, reach: float) -> Drawing:
     """A quay gantry: portal and a boom ahead."""
-    paint = pick_colour(rng, style.livery)
+    paint = muted(pick_colour(rng, style.livery), 0.3)
     parts = [
-        Part(rectangle(-9.0, -5.5, -7.8, 5.5), paint, solid=True),
-        Part(rectangle(1.0, -5.5, 2.2, 5.5), paint, solid=True),
-        Part(rectangle(-14.0, -2.0, reach, -0.9), shade(paint, 1.1), solid=True),
-        Part(rectangle(-14.0, 0.9, reach, 2.0), shade(paint, 1.1), solid=True),
-        Part(rectangle(-6.0, -2.2, -2.0, 2.2), (206.0, 206.0, 204.0), solid=True),
-        disc(0.0, 0.0, 1.0, shade(paint, 0.7)),
+        Part(rectangle(-10.0, -7.0, -8.2, 7.0), shade(paint, 0.9), solid=True),
+        Part(rectangle(1.0, -7.0, 2.8, 7.0), shade(paint, 0.9), solid=True),
+        Part(rectangle(-16.0, -2.6, reach, 2.6), shade(paint, 1.1), solid=True),
+        Part(rectangle(-8.0, -3.0, -3.0, 3.0), (206.0, 206.0, 204.0), solid=True),
     ]
-    return Drawing.of(None, "crane", parts, height_m=14.0, lifted=True)
+    for x in np.arange(-14.0, reach - 2.0, 4.0):
+        parts.append(Part(rectangle(float(x), -1.4, float(x) + 2.4, 1.4), shade(paint, 0.55)))
+    return Drawing.of(None, "crane", parts, height_m=9.0, lifted=True)

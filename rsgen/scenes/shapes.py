@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -105,26 +106,35 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Array:
 def rounded(x0: float, y0: float, x1: float, y1: float, radius: float, steps: int = 3) -> Array:
     """A rectangle with round corners."""
     radius = min(radius, (x1 - x0) / 2, (y1 - y0) / 2)
-    centres = (
-        (x1 - radius, y1 - radius, 0.0),
-        (x0 + radius, y1 - radius, 0.5),
-        (x0 + radius, y0 + radius, 1.0),
-        (x1 - radius, y0 + radius, 1.5),
-    )
-    points = [
-        (cx + radius * math.cos(a), cy + radius * math.sin(a))
-        for cx, cy, start in centres
-        for a in np.linspace(start * math.pi, (start + 0.5) * math.pi, steps + 1)
-    ]
-    return np.array(points)
+    signs, units = _corners(steps)
+    middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    inner = np.array([(x1 - x0) / 2 - radius, (y1 - y0) / 2 - radius])
+    return np.asarray(middle + signs * inner + units * radius, dtype=np.float64)
+
+
+@lru_cache(maxsize=8)
+def _corners(steps: int) -> tuple[Array, Array]:
+    """Signs of the corner and unit vectors of its arc, each [4 * (steps + 1), 2]."""
+    quarter = np.linspace(0, math.pi / 2, steps + 1)
+    angles = np.concatenate([quarter + k * math.pi / 2 for k in range(4)])
+    signs = np.repeat([(1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0), (1.0, -1.0)], steps + 1, axis=0)
+    return signs, np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@lru_cache(maxsize=32)
+def _circle(steps: int) -> Array:
+    angles = np.arange(steps) * (2 * math.pi / steps)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def ellipse(
     cx: float, cy: float, rx: float, ry: float | None = None, steps: int = 20, turn: float = 0.0
 ) -> Array:
-    angles = np.arange(steps) * (2 * math.pi / steps) + turn
-    ry = rx if ry is None else ry
-    return np.stack([cx + rx * np.cos(angles), cy + ry * np.sin(angles)], axis=1)
+    points = _circle(steps) * np.array([rx, rx if ry is None else ry])
+    if turn:
+        c, t = math.cos(turn), math.sin(turn)
+        points = points @ np.array([[c, t], [-t, c]])
+    return np.asarray(points + np.array([cx, cy]), dtype=np.float64)
 
 
 def disc(cx: float, cy: float, radius: float, colour: Colour, *, solid: bool = False) -> Part:

@@ -17,7 +17,7 @@ from rsgen.scenes.shapes import (
     shade,
     symmetric,
 )
-from rsgen.scenes.style import Style, pick_colour
+from rsgen.scenes.style import Style, muted, pick_colour
 
 __all__ = [
     "barge",
@@ -86,7 +86,7 @@ def container_ship(rng: np.random.Generator, style: Style, length: float) -> Dra
     rows = max(2, int(beam * 0.86 / row))
     bridge = -length * 0.36
     x = -length * 0.44
-    box_palette = [shade(c, 0.95) for c in style.livery]
+    box_palette = [muted(shade(c, 0.95), 0.3) for c in style.livery]
     while x + bay < length * 0.36:
         if not (x < bridge + length * 0.05 and x + bay > bridge - length * 0.03):
             fullness = rng.uniform(0.35, 1.0)

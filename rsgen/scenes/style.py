@@ -9,7 +9,7 @@ import numpy as np
 from rsgen.errors import UsageError
 from rsgen.scenes.shapes import Colour
 
-__all__ = ["STYLES", "Style", "pick_colour", "style_named"]
+__all__ = ["STYLES", "Style", "muted", "pick_colour", "style_named"]
 
 Palette = tuple[Colour, ...]
 Range = tuple[float, float]
@@ -34,7 +34,7 @@ class Style:
     noise: Range
     contrast: Range
     warmth: Range
-    worn: float  # how faded markings are, 0..1
+    saturation: Range
 
 
 DEFAULT = Style(
@@ -103,7 +103,7 @@ DEFAULT = Style(
     noise=(1.2, 4.5),
     contrast=(0.92, 1.2),
     warmth=(-0.05, 0.05),
-    worn=0.15,
+    saturation=(0.68, 1.06),
 )
 
 ALTERNATIVE = Style(
@@ -166,7 +166,7 @@ ALTERNATIVE = Style(
     noise=(2.5, 7.0),
     contrast=(0.85, 1.12),
     warmth=(-0.1, 0.12),
-    worn=0.35,
+    saturation=(0.5, 0.95),
 )
 
 STYLES = {style.name: style for style in (DEFAULT, ALTERNATIVE)}
@@ -184,4 +184,11 @@ def pick_colour(rng: np.random.Generator, palette: Palette, spread: float = 6.0)
     base = np.array(palette[int(rng.integers(len(palette)))])
     varied = base * rng.uniform(0.94, 1.06) + rng.uniform(-spread, spread, 3) * 0.5
     r, g, b = np.clip(varied, 0, 255).tolist()
+    return (r, g, b)
+
+
+def muted(colour: Colour, share: float) -> Colour:
+    """The colour with a share of its saturation taken away, as sun and salt do."""
+    grey = sum(colour) / 3
+    r, g, b = (c + (grey - c) * share for c in colour)
     return (r, g, b)

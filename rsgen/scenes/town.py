@@ -39,6 +39,7 @@ def car_park(canvas: Canvas) -> None:
     rng = canvas.rng
     r = canvas.radius_m
     canvas.flood("asphalt" if rng.random() < 0.8 else "concrete", "pavement")
+    canvas.wear()
     stall, depth, lane = float(rng.uniform(2.5, 2.8)), 5.2, float(rng.uniform(6.0, 7.2))
     occupied = float(rng.uniform(0.3, 0.9))
     top = -float(rng.uniform(0.35, 1.1)) * r
@@ -95,7 +96,7 @@ def _stall_row(
                 crown = tree(rng, style, float(rng.uniform(1.1, 2.0)))
                 canvas.place(crown, x + stall / 2, y, 0.0, margin_m=-3.0, layer="crown")
             continue
-        if rng.random() < occupied:
+        if canvas.sees(x, y, 3.5) and rng.random() < occupied:
             vehicle = van(rng, style) if rng.random() < 0.08 else car(rng, style)
             facing = side * math.pi / 2 * (1 if rng.random() < 0.72 else -1)
             canvas.place(
@@ -337,6 +338,9 @@ def _lots(canvas: Canvas, street: float, side: float, half: float, depth: float)
         length, house = float(rng.uniform(11, 15)), float(rng.uniform(8, 10.5))
         hx, hy = x + width * 0.45, kerb + side * (setback + house / 2)
         turn = 0.0 if side < 0 else math.pi
+        if not canvas.sees(hx, hy + side * 8, width + 16):
+            x += width
+            continue
         home = pitched_house(rng, style, length, house)
         drive_x = x + width - 2.4
         drive = rectangle(
@@ -358,7 +362,7 @@ def _lots(canvas: Canvas, street: float, side: float, half: float, depth: float)
             )
         back = kerb + side * (setback + house)
         yard = depth - setback - house - 4
-        if rng.random() < 0.62 and yard > 8:
+        if rng.random() < 0.5 and yard > 8:
             _garden_pool(
                 canvas,
                 x + width * float(rng.uniform(0.35, 0.6)),

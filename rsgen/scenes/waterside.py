@@ -196,9 +196,9 @@ def _stacks(canvas: Canvas, top: float) -> None:
         y = top - row * 2.7 - (row // 4) * 6.0
         x = -r + float(rng.uniform(0, 8))
         while x < r:
-            if rng.random() < 0.75:
+            if rng.random() < 0.86:
                 canvas.place(container(rng, style), x, y, 0.0, margin_m=-0.1, layer="prop")
-            x += 12.6 if rng.random() < 0.9 else 19.0
+            x += 12.5 if rng.random() < 0.92 else 19.0
 
 
 def marina(canvas: Canvas) -> None:
