@@ -119,6 +119,7 @@ def make_prompt(
         labels = list(layout)
     counts = Counter(classes.index(label) for label in labels)
     names = {index: spaced(classes.names[index - 1]) for index in sorted(counts)}
+    names = {index: name for index, name in names.items() if name.lower() != "background"}
     values = {
         "classes": ", ".join(names.values()) or EMPTY_CLASSES,
         "counts": ", ".join(

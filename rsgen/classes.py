@@ -1,0 +1,75 @@
+"""Class tables by name (templates/classes) or from a file."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rsgen.config import read_yaml, template_path, templates_root
+from rsgen.errors import UsageError
+from rsgen.records import ClassTable, ObjectClass
+from rsgen.settings import ClassEntry
+
+__all__ = ["class_template_names", "load_class_table"]
+
+
+def class_template_names() -> tuple[str, ...]:
+    """Names that `load_class_table` knows without a file."""
+    return tuple(sorted(path.stem for path in (templates_root() / "classes").glob("*.yaml")))
+
+
+def load_class_table(name_or_path: str | Path) -> ClassTable:
+    """A class table from a template name (`dota-v1.0`), a YAML file or a plain list.
+
+    YAML: `classes:` with names, or mappings of name, aliases, kind (thing or stuff) and
+    symmetric. A `.txt` or `.names` file holds one name a line; `#` starts a comment.
+
+    Raises:
+        UsageError: an unknown name, or a file that is no class table (entry named).
+    """
+    text = str(name_or_path)
+    path = template_path(text.lower(), "classes")
+    if path is None:
+        path = Path(name_or_path)
+        if not path.suffix or not path.is_file():
+            raise UsageError(f"no class table {text!r}", hint=_hint(text))
+    if path.suffix in {".txt", ".names"}:
+        entries: list[Any] = _lines(path)
+    else:
+        data = read_yaml(path)
+        found = data.get("classes")
+        if not isinstance(found, list) or set(data) != {"classes"}:
+            raise UsageError(f"{path}: expected one key `classes:` with a list")
+        entries = found
+    if not entries:
+        raise UsageError(f"{path}: the class list is empty")
+    return ClassTable(tuple(_entry(path, k, value) for k, value in enumerate(entries, start=1)))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from error
+    return [name for line in lines if (name := line.split("#", 1)[0].strip())]
+
+
+def _entry(path: Path, number: int, value: Any) -> ObjectClass:
+    try:
+        entry = ClassEntry.model_validate({"name": value} if isinstance(value, str) else value)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors()
+        )
+        raise UsageError(f"{path}: class {number}: {problems}") from error
+    return ObjectClass(entry.name, entry.aliases, entry.kind, entry.symmetric)
+
+
+def _hint(text: str) -> str:
+    known = class_template_names()
+    near = difflib.get_close_matches(text.lower(), known, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{guess}give a file, or one of {', '.join(known)}"
