@@ -224,7 +224,7 @@ class ModelCard:
 
     condition: str
     classes: ClassTable
-    slots: Mapping[str, int] = field(default_factory=dict)
+    slots: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     image_size: int = 512
     gsd_range_m: tuple[float, float] | None = None
     prompt: str | None = None
@@ -238,7 +238,7 @@ class ModelCard:
             "schema": CARD_SCHEMA,
             "condition": self.condition,
             "classes": self.classes.to_json(),
-            "slots": dict(self.slots),
+            "slots": {name: list(code) for name, code in self.slots.items()},
             "image_size": self.image_size,
             "gsd_range_m": None if self.gsd_range_m is None else list(self.gsd_range_m),
             "prompt": self.prompt,
@@ -254,7 +254,10 @@ class ModelCard:
         return cls(
             condition=str(row["condition"]),
             classes=ClassTable.from_json(row["classes"]),
-            slots={str(k): int(v) for k, v in row.get("slots", {}).items()},
+            slots={
+                str(k): (v,) if isinstance(v, int) else tuple(int(s) for s in v)
+                for k, v in row.get("slots", {}).items()
+            },
             image_size=int(row["image_size"]),
             gsd_range_m=None if span is None else (float(span[0]), float(span[1])),
             prompt=row.get("prompt"),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel
 
 from rsgen.losses import min_snr_weight, object_weights, weighted_error
 from rsgen.records import ClassTable, Layout
@@ -89,14 +89,14 @@ class DiffusionObjective:
         *,
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenize: Callable[[Sequence[str]], Tensor],
         controlnet: ControlNetModel | None,
         noise_schedule: DDPMScheduler,
         encode: Encoder | None,
         prompt: Callable[[Layout], str],
     ) -> None:
         self.views, self.classes, self.settings = views, classes, settings
-        self.tokenizer, self.encode, self.prompt = tokenizer, encode, prompt
+        self.tokenize, self.encode, self.prompt = tokenize, encode, prompt
         self.schedule_length = int(noise_schedule.config.num_train_timesteps)
         self.module = _DiffusionLoss(
             unet, text_encoder, controlnet, noise_schedule, settings.snr_gamma
@@ -130,7 +130,7 @@ class DiffusionObjective:
             "latents": torch.from_numpy(latents).to(device),
             "noise": torch.from_numpy(noise).to(device),
             "timesteps": torch.tensor(steps, device=device),
-            "tokens": self.tokens(texts).to(device),
+            "tokens": self.tokenize(texts).to(device),
             "weights": torch.from_numpy(np.stack(weights))[:, None].to(device),
         }
         if self.encode is not None:
@@ -141,20 +141,6 @@ class DiffusionObjective:
                 conditions.append(np.zeros_like(encoded) if dropped else encoded)
             batch["condition"] = torch.from_numpy(np.stack(conditions)).to(device)
         return batch
-
-    def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, padded to the tokenizer's full length: int64 [N, L]."""
-        coded = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        ids = coded["input_ids"]
-        if not isinstance(ids, Tensor):
-            raise TypeError(f"the tokenizer gave {type(ids).__name__}, expected a tensor")
-        return ids
 
 
 def draw_timesteps(rng: np.random.Generator, kind: str, length: int) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rsgen.augment import AugmentSettings
@@ -56,16 +59,55 @@ class LatentViews:
         self._kept: dict[tuple[int, int], LatentView] = {}
 
     def fill(
-        self, reporter: Reporter, check_stop: Callable[[], None], batch_size: int = 8
+        self,
+        accelerator: Accelerator,
+        store: Path,
+        reporter: Reporter,
+        check_stop: Callable[[], None],
+        batch_size: int = 8,
     ) -> None:
-        """Encode every kept view, view by view so that an item's pixels are read rarely."""
-        wanted = [(item, v) for v in range(self.views) for item in range(len(self.images))]
-        reporter.stage("encoding training images", len(wanted), "view")
-        for start in range(0, len(wanted), batch_size):
-            check_stop()
-            keys = wanted[start : start + batch_size]
-            self._kept.update(zip(keys, self._encode([self._make(*k) for k in keys]), strict=True))
-            reporter.advance(len(keys))
+        """Encode every kept view, shared by the ranks; a resumed run reads them from `store`.
+
+        Views are numbered view by view, so that a run's first pass covers all images.
+        """
+        keys = [(item, v) for v in range(self.views) for item in range(len(self.images))]
+        made = [self._make(*key) for key in keys] if store.is_file() else []
+        if made:
+            latents = load_file(store)["latents"].numpy()
+        else:
+            reporter.stage("encoding training images", len(keys), "view")
+            share = -(-len(keys) // accelerator.num_processes)
+            first = accelerator.process_index * share
+            own: list[npt.NDArray[np.float32]] = []
+            for start in range(first, first + share, batch_size):
+                check_stop()
+                # the last rank repeats views to have as many as the others
+                chunk = [keys[k % len(keys)] for k in range(start, start + batch_size)]
+                chunk = chunk[: first + share - start]
+                views = [self._make(*key) for key in chunk]
+                own.append(self._latents(views))
+                made += views
+                reporter.advance(len(chunk))
+            latents = self._gathered(accelerator, np.concatenate(own))[: len(keys)]
+            if accelerator.num_processes > 1:
+                made = [self._make(*key) for key in keys]
+            if accelerator.is_main_process:
+                store.parent.mkdir(parents=True, exist_ok=True)
+                temporary = store.with_suffix(".tmp")
+                save_file({"latents": torch.from_numpy(latents).contiguous()}, temporary)
+                temporary.replace(store)
+        for key, view, latent in zip(keys, made, latents, strict=True):
+            self._kept[key] = LatentView(latent, view.layout, view.prompt)
+
+    @staticmethod
+    def _gathered(
+        accelerator: Accelerator, own: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        if accelerator.num_processes == 1:
+            return own
+        tensor = torch.from_numpy(own).to(accelerator.device)
+        gathered = accelerator.gather(tensor)
+        return np.asarray(gathered.cpu().numpy(), dtype=np.float32)
 
     def get(self, keys: list[tuple[int, int]]) -> list[LatentView]:
         """Views by (item, any whole number): kept ones repeat, others are made anew."""
@@ -85,8 +127,11 @@ class LatentViews:
         return make_view(self.images, item, view, self.size, self.seed, self.settings)
 
     def _encode(self, views: list[View]) -> list[LatentView]:
-        latents = encode_pixels(self.vae, np.stack([view.image for view in views])).numpy()
         return [
-            LatentView(latent.copy(), view.layout, view.prompt)
-            for latent, view in zip(latents, views, strict=True)
+            LatentView(latent, view.layout, view.prompt)
+            for latent, view in zip(self._latents(views), views, strict=True)
         ]
+
+    def _latents(self, views: list[View]) -> npt.NDArray[np.float32]:
+        images = np.stack([view.image for view in views])
+        return np.asarray(encode_pixels(self.vae, images).numpy(), dtype=np.float32)

@@ -149,8 +149,10 @@ def fit(
             session.save()
         if on_validate is not None and settings.validate_every:
             if session.step % settings.validate_every == 0 and session.step < settings.max_steps:
-                with averaged(average, parameters):
-                    on_validate(session.step)
+                if accelerator.is_main_process:
+                    with averaged(average, parameters):
+                        on_validate(session.step)
+                accelerator.wait_for_everyone()
                 module.train()
         try:
             check_stop()

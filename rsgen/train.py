@@ -1,0 +1,450 @@
+"""`train`: teach an autoencoder, a base model, or a ControlNet on the train split of a run.
+
+The program reads top to bottom: open the data and the base, decide what learns, say what it
+will cost, optimise, look at the result, save a folder that diffusers opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from rsgen.augment import AugmentSettings
+from rsgen.condition import ConditionEncoding, encode
+from rsgen.data import TrainingImages, automatic_views, median_object_px
+from rsgen.errors import UsageError
+from rsgen.models.base import ModelCard, ModelRef, model_folder, model_hash
+from rsgen.models.stable_diffusion import StableDiffusion, silence_libraries
+from rsgen.prompts import make_prompt
+from rsgen.records import Layout, Sample
+from rsgen.reporting import RunSummary
+from rsgen.request import Plan
+from rsgen.runs import Job, ProgramRun
+from rsgen.settings import TrainConfig
+from rsgen.store import SampleRun, input_ref, open_samples, run_folder
+from rsgen.training.autoencoder import AutoencoderObjective, latent_scale
+from rsgen.training.curves import write_loss_curve
+from rsgen.training.diffusion import DiffusionObjective, DiffusionSettings
+from rsgen.training.latents import LatentViews
+from rsgen.training.loop import FitResult, LoopSettings, Objective, averaged, fit
+from rsgen.training.plan import automatic_steps, automatic_unet, check_split, measure
+from rsgen.training.result import write_checkpoint
+from rsgen.training.session import open_training
+from rsgen.training.setup import (
+    choose_weights,
+    device_name,
+    make_accelerator,
+    merge_lora,
+    number_type,
+    open_base,
+    place_weights,
+    prepare_controlnet,
+)
+from rsgen.training.validation import Validator, check_reconstructions
+
+__all__ = ["train"]
+
+BATCH_SIZE = 8
+
+
+@dataclass
+class Session:
+    """What every task works with."""
+
+    run: ProgramRun
+    settings: TrainConfig
+    accelerator: Accelerator
+    model: StableDiffusion
+    source: SampleRun
+    images: TrainingImages
+    size: int
+    batch_size: int
+    steps: int
+    base_name: str
+
+    @property
+    def seed(self) -> int:
+        return self.run.config.seed
+
+    @property
+    def state_folder(self) -> Path:
+        return self.run.path / "state"
+
+    def loop_settings(self) -> LoopSettings:
+        settings = self.settings
+        return LoopSettings(
+            max_steps=self.steps,
+            batch_size=self.batch_size,
+            accumulate=settings.accumulate,
+            lr=settings.lr,
+            warmup_steps=settings.warmup_steps,
+            schedule=settings.lr_schedule,
+            lr_floor=settings.lr_floor,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            ema_decay=settings.ema_decay,
+            checkpoint_every=settings.checkpoint_every,
+            validate_every=settings.validate_every,
+        )
+
+
+def train(job: Job) -> RunSummary:
+    """Train on the `run` input; the base is the input `base`, else `train.base`, else tiny.
+
+    Returns a summary whose exit code is 7 when a loss was not a number (the weights of the
+    last good state are saved). Raises DataError, UsageError, SetupError, Stopped.
+    """
+    silence_libraries()
+    settings = job.config.train
+    source = _only_run(job)
+    device = device_name(job.config.execution.device)
+    dtype = number_type(job.config.execution.dtype, device)
+    batch_size = job.config.execution.batch_size or BATCH_SIZE
+    base, hashes = _base_of(job)
+    images = TrainingImages.from_runs([source], source.classes)
+    steps = settings.max_steps
+    if steps == "auto":
+        steps = automatic_steps(len(images), batch_size * settings.accumulate)
+    plan = Plan(steps, (), batch_size, dtype, device, job.config.execution.threads or 1)
+    inputs = [
+        input_ref(name, path, allow_partial=job.allow_partial)
+        for name, paths in sorted(job.inputs.items())
+        for path in paths
+    ]
+    if job.dry_run:
+        return _dry_run(job, plan, images, base)
+    with open_training(
+        job, inputs=inputs, classes=source.classes, model_hashes=hashes, plan=plan
+    ) as run:
+        if run.committed:
+            return run.summary()
+        accelerator = make_accelerator(device, dtype)
+        check_split(batch_size, accelerator.num_processes)
+        model = open_base(settings, base, job.config.seed)
+        size = settings.size or model.image_size
+        images.check_size(size)
+        session = Session(
+            run, settings, accelerator, model, source, images, size, batch_size, steps, str(base)
+        )
+        _describe(session)
+        if settings.task == "autoencoder":
+            return _train_autoencoder(session)
+        return _train_diffusion(session, device, dtype)
+
+
+def _only_run(job: Job) -> SampleRun:
+    paths = job.paths("run")
+    if len(paths) != 1:
+        raise UsageError(f"train needs one sample run, got {len(paths)}", hint="rsgen train RUN")
+    return open_samples(paths[0], job.allow_partial)
+
+
+def _base_of(job: Job) -> tuple[str | Path, dict[str, str]]:
+    """The base as a reference, and its hash (a from-scratch start has none)."""
+    settings = job.config.train
+    given = [*job.paths("base"), *job.paths("init_from")]
+    if settings.init_from is not None:
+        given.append(Path(settings.init_from))
+    reference: str | Path = given[-1] if given else (settings.base or "tiny")
+    if settings.from_scratch:
+        return reference, {}
+    if isinstance(reference, Path):
+        reference = run_folder(reference) or reference
+    ref = (
+        ModelRef("folder", str(reference))
+        if isinstance(reference, Path)
+        else ModelRef.parse(reference)
+    )
+    return reference, {"base": model_hash(model_folder(ref))}
+
+
+def _dry_run(job: Job, plan: Plan, images: TrainingImages, base: str | Path) -> RunSummary:
+    return RunSummary(
+        job.command,
+        str(job.out),
+        "dry-run",
+        counts={"training images": len(images), "refused": images.refused, "steps": plan.count},
+        tables={
+            "plan": {
+                "base": str(base),
+                "batch size": plan.batch_size,
+                "dtype": plan.dtype,
+                "device": plan.device,
+            }
+        },
+    )
+
+
+def _describe(session: Session) -> None:
+    """Say what is learned from, before anything is computed."""
+    note, images = session.run.reporter.note, session.images
+    note(
+        f"{len(images)} training images; {images.refused} others refused "
+        "(val, test, dropped or without an image)"
+    )
+    larger = sum(
+        max(s.layout.width, s.layout.height) > session.size for s in images.samples
+    )
+    if larger:
+        note(f"{larger} are larger than {session.size} px: cropped at their own scale, not shrunk")
+    side = median_object_px(images.samples)
+    if side is not None:
+        note(
+            f"median object: {side:.0f} px = {side / session.model.factor:.1f} latent cells"
+            + (" (under 2: too small to be painted well)" if side < 2 * session.model.factor else "")
+        )
+
+
+# ---------------------------------------------------------------- autoencoder
+
+
+def _train_autoencoder(session: Session) -> RunSummary:
+    settings, model = session.settings, session.model
+    objective = AutoencoderObjective(
+        model.vae,
+        session.images,
+        seed=session.seed,
+        crop=min(settings.crop, session.size),
+        kl_weight=settings.kl_weight,
+        edge_weight=settings.edge_weight,
+    )
+    samples = _validation_samples(session)
+    pictures = [session.source.read_image(s)[: session.size, : session.size] for s in samples]
+
+    def look(step: int) -> float:
+        path = session.run.path / "validation" / f"step-{step:06d}.png"
+        error = check_reconstructions(model, pictures, path)
+        session.run.reporter.metric("reconstruction error", error, step)
+        return error
+
+    result = _optimise(session, objective, look)
+    model.vae.register_to_config(
+        scaling_factor=latent_scale(model.vae, session.images, session.size)
+    )
+    card = _card(session, None, "autoencoder", {})
+    return _commit(session, objective, result, card, look)
+
+
+# ---------------------------------------------------------------- diffusion
+
+
+def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
+    settings, model, classes = session.settings, session.model, session.images.classes
+    encoding: ConditionEncoding | None = None
+    unet_mode = settings.unet
+    if settings.task == "base":
+        model.controlnet = None
+        unet_mode = "full" if unet_mode == "auto" else unet_mode
+    else:
+        encoding = prepare_controlnet(model, settings, classes, session.seed)
+    if unet_mode == "auto":
+        count = sum(p.numel() for p in model.unet.parameters())
+        unet_mode = automatic_unet(len(session.images), count)
+        session.run.reporter.note(
+            f"train.unet auto: {unet_mode} ({len(session.images)} images, "
+            f"{count / 1e6:.0f} M UNet weights)"
+        )
+    learn_text = settings.learn_text
+    if learn_text is None:
+        learn_text = settings.task == "base"
+    choose_weights(model, settings.task, unet_mode, learn_text, settings.lora_rank)
+    place_weights(model, device, dtype, settings.gradient_checkpointing)
+    views = _latent_views(session)
+    views.fill(
+        session.accelerator,
+        session.state_folder / "latents.safetensors",
+        session.run.reporter,
+        session.run.check_stop,
+    )
+    objective = _diffusion_objective(session, views, encoding)
+    validator = Validator(
+        model,
+        session.source,
+        _validation_samples(session),
+        encoding,
+        classes,
+        views,
+        session.size,
+        session.seed,
+        session.run.reporter,
+    )
+
+    def look(step: int) -> float:
+        return validator.look(step, session.run.path / "validation" / f"step-{step:06d}.png")
+
+    result = _optimise(session, objective, look)
+    card = _card(session, encoding, settings.task, {"unet": unet_mode})
+    return _commit(session, objective, result, card, look, lora=unet_mode == "lora")
+
+
+def _latent_views(session: Session) -> LatentViews:
+    settings = session.settings
+    count = settings.views
+    if count == "auto":
+        count = automatic_views(session.images.samples, session.size, settings.augment)
+    augment = AugmentSettings(flips=False)
+    if settings.augment:
+        augment = AugmentSettings(
+            True, settings.rotate_degrees, settings.scale_range, settings.photometry
+        )
+    return LatentViews(
+        session.images,
+        session.model.vae,
+        size=session.size,
+        seed=session.seed,
+        views=count,
+        settings=augment,
+    )
+
+
+def _diffusion_objective(
+    session: Session, views: LatentViews, encoding: ConditionEncoding | None
+) -> DiffusionObjective:
+    settings, model, classes = session.settings, session.model, session.images.classes
+    schedule = model.noise_schedule()
+    timesteps = settings.timesteps
+    if timesteps == "auto":
+        by_velocity = schedule.config.prediction_type == "v_prediction"
+        timesteps = "logit-normal" if by_velocity else "uniform"
+    pixels = (session.size, session.size)
+
+    def encoded(layout: Layout) -> np.ndarray:
+        assert encoding is not None
+        return encode(layout, pixels, encoding, classes)
+
+    return DiffusionObjective(
+        views,
+        classes,
+        DiffusionSettings(
+            session.seed,
+            session.size,
+            settings.caption_dropout,
+            settings.hint_dropout,
+            settings.object_weight,
+            timesteps,
+            settings.snr_gamma,
+        ),
+        unet=model.unet,
+        text_encoder=model.text_encoder,
+        tokenize=model.tokens,
+        controlnet=model.controlnet,
+        noise_schedule=schedule,
+        encode=None if encoding is None else encoded,
+        prompt=lambda layout: make_prompt(layout, classes),
+    )
+
+
+# ---------------------------------------------------------------- shared by the tasks
+
+
+def _validation_samples(session: Session) -> list[Sample]:
+    """Samples of the val split that fit, else training samples; they are looked at, not learned."""
+    count = session.settings.validation_samples
+    held = [
+        s
+        for s in session.source
+        if s.split == "val"
+        and s.image is not None
+        and min(s.layout.width, s.layout.height) >= session.size
+    ]
+    chosen = held or session.images.samples
+    places = np.linspace(0, len(chosen) - 1, min(count, len(chosen)), dtype=int)
+    return [chosen[int(k)] for k in places]
+
+
+def _optimise(session: Session, objective: Objective, look: Callable[[int], float]) -> FitResult:
+    settings = session.loop_settings()
+    estimate = measure(objective, session.accelerator, session.batch_size, settings.accumulate)
+    session.run.reporter.note(estimate.text(session.steps))
+    result = fit(
+        objective,
+        settings,
+        session.accelerator,
+        session.state_folder,
+        session.run.reporter,
+        session.run.check_stop,
+        lambda step: void(look(step)),
+    )
+    if result.average is not None:
+        result.average.copy_to(list(objective.parameters().values()))
+    return result
+
+
+def void(value: object) -> None:
+    """Drops a result where a callback has none."""
+
+
+def _card(
+    session: Session, encoding: ConditionEncoding | None, task: str, more: dict[str, str]
+) -> ModelCard:
+    gsds = [s.layout.gsd_m for s in session.images.samples if s.layout.gsd_m is not None]
+    old = session.model.card
+    return ModelCard(
+        condition=session.settings.condition if encoding is None else encoding.name,
+        classes=session.images.classes,
+        slots={} if encoding is None else encoding.slots,
+        image_size=session.size,
+        gsd_range_m=(min(gsds), max(gsds)) if gsds else None,
+        fingerprint=session.run.info.fingerprint,
+        base=session.base_name,
+        licence=() if old is None else old.licence,
+        training={
+            "task": task,
+            "steps": session.steps,
+            "images": len(session.images),
+            "seed": session.seed,
+            **more,
+        },
+    )
+
+
+def _commit(
+    session: Session,
+    objective: Objective,
+    result: FitResult,
+    card: ModelCard,
+    look: Callable[[int], float],
+    lora: bool = False,
+) -> RunSummary:
+    """Save the checkpoint, the curve and the last validation grid (first rank), then commit."""
+    run, model = session.run, session.model
+    failed = result.restored_step is not None
+    counts = {
+        "training images": len(session.images),
+        "refused": session.images.refused,
+        "steps": result.steps,
+    }
+    notes = [] if not failed else [f"a loss was not a number; weights of step {result.steps}"]
+    if not session.accelerator.is_main_process:
+        session.accelerator.wait_for_everyone()
+        return RunSummary(run.info.command, str(run.path), "done", counts=counts)
+    artifacts: dict[str, Path] = {}
+    if lora:
+        merge_lora(model.unet, run.path / "adapter")
+        artifacts["adapter"] = run.path / "adapter"
+    for network in model.networks().values():
+        network.eval()
+    score = look(session.steps) if session.settings.validation_samples else float("nan")
+    artifacts["model"] = write_checkpoint(model, card, run.path / "model")
+    artifacts["loss curve"] = write_loss_curve(
+        run.path / "loss.png", result.history, f"{card.training['task']}, {result.steps} steps"
+    )
+    grid = run.path / "validation" / f"step-{session.steps:06d}.png"
+    if grid.is_file():
+        artifacts["validation"] = grid
+    session.accelerator.wait_for_everyone()
+    recent = result.history[-50:]
+    return run.commit(
+        counts=counts,
+        artifacts=artifacts,
+        rates={
+            "last loss": float(np.mean(recent)) if recent else float("nan"),
+            "validation": score,
+        },
+        notes=notes,
+        exit_code=7 if failed else 0,
+    )

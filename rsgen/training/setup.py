@@ -1,0 +1,169 @@
+"""Which model is started from, which weights learn, and in which number types they live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from rsgen.condition import ConditionEncoding
+from rsgen.errors import SetupError, UsageError
+from rsgen.models.base import ModelCard, ModelRef, load_model
+from rsgen.models.stable_diffusion import DTYPES, StableDiffusion
+from rsgen.models.tiny import build_tiny
+from rsgen.records import ClassTable
+from rsgen.request import item_seed
+from rsgen.settings import TrainConfig
+
+__all__ = [
+    "card_encoding",
+    "choose_weights",
+    "make_accelerator",
+    "merge_lora",
+    "number_type",
+    "open_base",
+    "place_weights",
+    "prepare_controlnet",
+]
+
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+LORA_NAME = "default"
+
+
+def number_type(asked: str, device: str) -> str:
+    """fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 on a CPU.
+
+    Raises:
+        UsageError: fp16 on a CPU, which cannot train with it.
+    """
+    if asked == "auto":
+        return "bf16" if device == "cuda" else "fp32"
+    if asked == "fp16" and device == "cpu":
+        raise UsageError(
+            "execution.dtype=fp16 cannot train on a CPU", hint="use -s execution.dtype=bf16"
+        )
+    return asked
+
+
+def device_name(asked: str) -> str:
+    """cpu or cuda.
+
+    Raises:
+        SetupError: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if asked == "cuda" and not available:
+        raise SetupError(
+            "--device cuda: no CUDA device is visible", hint="use --device cpu, or see rsgen doctor"
+        )
+    return "cuda" if asked != "cpu" and available else "cpu"
+
+
+def make_accelerator(device: str, dtype: str) -> Accelerator:
+    """One Accelerator for CPU, one GPU, or the ranks that torchrun started."""
+    return Accelerator(cpu=device == "cpu", mixed_precision="no" if dtype == "fp32" else dtype)
+
+
+def open_base(settings: TrainConfig, reference: str | Path, seed: int) -> StableDiffusion:
+    """The model to start from, in fp32.
+
+    Raises:
+        UsageError: `from_scratch` with a base whose architecture is not built here.
+    """
+    if settings.from_scratch:
+        if str(reference) != "tiny":
+            raise UsageError(
+                f"train.from_scratch builds the architecture of 'tiny', not of {reference}",
+                hint="use --base tiny, or leave from_scratch out",
+            )
+        return build_tiny(item_seed(seed, "train", "initial weights") % 2**31)
+    ref = ModelRef("folder", str(reference)) if isinstance(reference, Path) else reference
+    model = load_model(ref, device="cpu", dtype="fp32")
+    if not isinstance(model, StableDiffusion):
+        raise UsageError(f"training of {type(model).__name__} models is not supported")
+    return model
+
+
+def card_encoding(card: ModelCard | None) -> ConditionEncoding | None:
+    """The condition encoding that a model was trained with; None for a public model."""
+    if card is None:
+        return None
+    return ConditionEncoding.from_json({"name": card.condition, "slots": card.slots})
+
+
+def prepare_controlnet(
+    model: StableDiffusion, settings: TrainConfig, classes: ClassTable, seed: int
+) -> ConditionEncoding:
+    """Give the model a layout branch for this encoding; a fitting one of the base is kept."""
+    base = card_encoding(model.card)
+    if base is not None and base.name != settings.condition:
+        base = None
+    encoding = ConditionEncoding.for_classes(settings.condition, classes, base)
+    learned = model.card is not None and model.card.training.get("task") == "controlnet"
+    if model.controlnet is None or not learned or model.condition_channels != encoding.channels:
+        torch.manual_seed(item_seed(seed, "train", "controlnet") % 2**31)
+        model.controlnet = model.fresh_controlnet(encoding.channels)
+    return encoding
+
+
+def choose_weights(
+    model: StableDiffusion, task: str, unet_mode: str, learn_text: bool, lora_rank: int
+) -> None:
+    """Set `requires_grad` everywhere; LoRA layers are added to the UNet where asked for."""
+    for network in model.networks().values():
+        network.requires_grad_(False)
+    model.text_encoder.requires_grad_(learn_text)
+    if task == "controlnet" and model.controlnet is not None:
+        model.controlnet.requires_grad_(True)
+    unet = model.unet
+    if unet_mode == "full":
+        unet.requires_grad_(True)
+    elif unet_mode == "decoder":
+        parts: list[nn.Module] = [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
+        for part in parts:
+            part.requires_grad_(True)
+    elif unet_mode == "lora":
+        _add_lora(unet, lora_rank)
+
+
+def _add_lora(unet: UNet2DConditionModel, rank: int) -> None:
+    from peft import LoraConfig
+
+    unet.add_adapter(
+        LoraConfig(
+            r=rank,
+            lora_alpha=rank,
+            init_lora_weights="gaussian",
+            target_modules=list(LORA_TARGETS),
+        ),
+        adapter_name=LORA_NAME,
+    )
+
+
+def place_weights(model: StableDiffusion, device: str, dtype: str, checkpointing: bool) -> None:
+    """Move networks; what learns stays fp32, frozen ones take the run's type on a GPU."""
+    for network in model.networks().values():
+        learns = any(p.requires_grad for p in network.parameters())
+        network.to(device, torch.float32 if learns or device == "cpu" else DTYPES[dtype])
+    if checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        if model.controlnet is not None:
+            model.controlnet.enable_gradient_checkpointing()
+
+
+def merge_lora(unet: UNet2DConditionModel, adapter_folder: Path) -> None:
+    """Save the low-rank layers for other tools, then add them into the UNet's own weights."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    adapter_folder.mkdir(parents=True, exist_ok=True)
+    StableDiffusionPipeline.save_lora_weights(
+        str(adapter_folder), unet_lora_layers=layers, safe_serialization=True
+    )
+    unet.fuse_lora()
+    unet.unload_lora()
