@@ -53,7 +53,7 @@ def apron(canvas: Canvas) -> None:
     canvas.flood("concrete" if rng.random() < 0.75 else "asphalt", "pavement")
     _joints(canvas, float(rng.choice((5.0, 7.5, 10.0))))
     canvas.wear(0.06)
-    length = float(np.clip(rng.uniform(38, 68) * canvas.gsd_m, 26.0, 62.0))
+    length = float(np.clip(rng.uniform(30, 58) * canvas.gsd_m, 25.0, 62.0))
     stand = float(rng.uniform(-0.3, 0.3)) * min(canvas.width, canvas.height) * canvas.gsd_m
     head = stand - length * 0.62
     taxi = stand + length * rng.uniform(0.95, 1.3)
@@ -82,7 +82,7 @@ def apron(canvas: Canvas) -> None:
             (196.0, 70.0, 58.0),
             0.5,
         )
-        if rng.random() < 0.8:
+        if rng.random() < 0.88:
             size = float(np.clip(length * rng.uniform(0.82, 1.04), 24, 64))
             maker = turboprop if rng.random() < 0.15 and size < 36 else airliner
             _stains(canvas, x, stand, 1.57, length)
@@ -164,7 +164,7 @@ def _light_row(canvas: Canvas, y: float, spacing: float, facing: float, jets: bo
     while x < r:
         tie = [line(x - 1.0, y + 3.5, x + 1.0, y + 3.5), line(x, y - 3.0, x, y + 3.5)]
         canvas.strokes(tie, 0.2, WHITE, 0.5)
-        if rng.random() < 0.78:
+        if rng.random() < 0.84:
             drawing: Drawing
             if jets and rng.random() < 0.8:
                 drawing = business_jet(rng, style)
@@ -185,7 +185,7 @@ def military_ramp(canvas: Canvas) -> None:
     """Fighters in a slanted row or helicopters on pads."""
     rng, style = canvas.rng, canvas.style
     r = canvas.radius_m
-    pads = rng.random() < 0.5
+    pads = rng.random() < 0.55
     canvas.flood("grass" if pads else "concrete", "grass" if pads else "pavement")
     if not pads:
         _joints(canvas, 7.5)
@@ -212,7 +212,7 @@ def military_ramp(canvas: Canvas) -> None:
             x = first + k * spacing
             if pads:
                 pad_outlines.append(_helipad(canvas, x, row))
-            if rng.random() < 0.72:
+            if rng.random() < 0.86:
                 _stains(canvas, x, row, facing, 14)
                 drawing = helicopter(rng, style, canvas.gsd_m) if pads else fighter(rng, style)
                 turn = rng.normal(0, 0.5 if pads else 0.04)
@@ -271,7 +271,7 @@ def runway(canvas: Canvas) -> None:
             if k
         ]
         canvas.paint(keys, WHITE, 0.8)
-    size = float(np.clip(rng.uniform(38, 66) * canvas.gsd_m, 12.0, 60.0))
+    size = float(np.clip(rng.uniform(28, 58) * canvas.gsd_m, 10.0, 60.0))
 
     def aircraft() -> Drawing:
         if size < 22:
@@ -280,7 +280,7 @@ def runway(canvas: Canvas) -> None:
             return turboprop(rng, style, length=size)
         return airliner(rng, style, length=max(size * rng.uniform(0.85, 1.05), 24))
 
-    for lane in (y, side, side, y):
+    for lane in (y, side, side, y, y, side):
         if rng.random() < 0.8:
             facing = 0.0 if rng.random() < 0.5 else math.pi
             canvas.place(
