@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from rsgen.errors import UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
-from rsgen.images import write_png
+from rsgen.images import Pixels, write_png
 from rsgen.pictures import contact_sheet, draw_layout
 from rsgen.prompts import make_prompt
 from rsgen.records import ClassTable, Provenance, Sample
@@ -72,7 +70,9 @@ class ScenesStage:
         )
 
     def finish(self, run: FinishedRun) -> Finish:
-        tiles, titles, table = [], [], dict[str, float | int | str]()
+        tiles: list[Pixels] = []
+        titles: list[str] = []
+        table: dict[str, float | int | str] = {}
         for sample in run.samples():
             for instance in sample.layout.instances:
                 if not SCENE_CLASSES.is_stuff(instance.label):
