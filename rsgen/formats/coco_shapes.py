@@ -9,7 +9,7 @@ import numpy as np
 from rsgen.formats.checks import check_polygons, check_quad, check_rle, finite_numbers
 from rsgen.formats.coco_images import ImageRecord
 from rsgen.formats.common import Problem, Tally
-from rsgen.geometry import Array, Box, Quad, RotatedBox, bounds, rotated_box_to_quad
+from rsgen.geometry import Array, Box, Quad, RotatedBox, bounds, polygon_area, rotated_box_to_quad
 from rsgen.mask import Mask
 
 __all__ = ["bbox_of", "shape_of"]
@@ -79,4 +79,5 @@ def _is_the_box(part: Array, box: Box) -> bool:
     same = np.allclose(
         [found.x0, found.y0, found.x1, found.y1], [box.x0, box.y0, box.x1, box.y1], atol=1e-3
     )
-    return same and {(float(x), float(y)) for x, y in part} == corners
+    in_order = abs(polygon_area(part)) >= found.area * 0.999  # corners of a bow tie are not
+    return same and in_order and {(float(x), float(y)) for x, y in part} == corners

@@ -167,6 +167,11 @@ class _SplitFile:
         Path(self.main.name).replace(self.path)
         Path(self.spool.name).unlink()
 
+    def abandon(self) -> None:
+        for handle in (self.main, self.spool):
+            handle.close()
+            Path(handle.name).unlink(missing_ok=True)
+
 
 class CocoWriter:
     """`annotations/instances_SPLIT.json` and `images/SPLIT/`; ids count from 1.
@@ -245,3 +250,7 @@ class CocoWriter:
             sum(f.annotations for f in self._files.values()),
             dict(self._skipped),
         )
+
+    def abort(self) -> None:
+        for file in self._files.values():
+            file.abandon()

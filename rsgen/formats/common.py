@@ -127,7 +127,7 @@ class FormatReader(Protocol):
 
 
 class FormatWriter(Protocol):
-    """Streamed writing: `open`, then one `add` a sample, then `close`.
+    """Streamed writing: `open`, then one `add` a sample, then `close` (or `abort` after an error).
 
     The caller puts the image at `out_dir / image_path(image_name, split)`; writers touch labels
     only. `image_name` is a file name without folders, distinct by stem (see `SafeNames`).
@@ -142,6 +142,10 @@ class FormatWriter(Protocol):
     def add(self, sample: Sample, image_name: str, split: str) -> None: ...
 
     def close(self) -> WriteReport: ...
+
+    def abort(self) -> None:
+        """Let go of open files and remove temporary ones; what was finished stays."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -285,18 +289,22 @@ def write_dataset(
         UsageError: a sample's split is not among `splits`.
     """
     names = SafeNames()
-    writer.open(out_dir, classes, splits)
-    for sample in samples:
-        split = sample.split or splits[0]
-        if split not in splits:
-            raise UsageError(
-                f"{sample.id} is in split {split!r}, which is not written ({', '.join(splits)})",
-                hint="name every split of the samples",
-            )
-        name = names.name(sample.id, suffix)
-        if copy_image is not None:
-            target = out_dir / writer.image_path(name, split)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy_image(sample, target)
-        writer.add(sample, name, split)
-    return writer.close()
+    try:
+        writer.open(out_dir, classes, splits)
+        for sample in samples:
+            split = sample.split or splits[0]
+            if split not in splits:
+                raise UsageError(
+                    f"{sample.id} is in split {split!r}, not among {', '.join(splits)}",
+                    hint="name every split of the samples",
+                )
+            name = names.name(sample.id, suffix)
+            if copy_image is not None:
+                target = out_dir / writer.image_path(name, split)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy_image(sample, target)
+            writer.add(sample, name, split)
+        return writer.close()
+    except BaseException:
+        writer.abort()
+        raise

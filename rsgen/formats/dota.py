@@ -266,6 +266,9 @@ class DotaWriter:
     def close(self) -> WriteReport:
         return WriteReport(self._folders, self._images, self._labels, dict(self._skipped))
 
+    def abort(self) -> None:
+        """Nothing is open between samples."""
+
 
 def _text(value: float) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".")

@@ -122,7 +122,8 @@ def size_of(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, i
         size = image_size(path, max_pixels)
     except DataError as error:
         text = error.message.replace(str(path), name)
-        kind = "TooManyPixels" if "than the limit" in text else "BadImage"
+        large = "than the limit" in text or "exceeds limit" in text
+        kind = "TooManyPixels" if large else "BadImage"
         raise Problem(kind, text, error.hint or "replace it") from error
     if not _complete(path):
         raise Problem("TruncatedImage", "the image file ends too early", "copy or download it anew")

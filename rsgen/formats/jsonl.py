@@ -226,5 +226,10 @@ class JsonlWriter:
         files = ("classes.json", *(f"{split}.jsonl" for split in self._files))
         return WriteReport(files, self._images, self._labels, {})
 
+    def abort(self) -> None:
+        for handle in self._files.values():
+            handle.close()
+            Path(handle.name).unlink(missing_ok=True)
+
 
 FORMAT = Format("jsonl", read_jsonl, JsonlWriter)

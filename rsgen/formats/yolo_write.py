@@ -111,6 +111,9 @@ class YoloWriter:
             dict(self._skipped),
         )
 
+    def abort(self) -> None:
+        """Nothing is open between samples."""
+
 
 def _outline(mask: Mask) -> Array:
     return bridged([ring for part in mask.rings() for ring in part])
