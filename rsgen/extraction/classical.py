@@ -21,6 +21,7 @@ from rsgen.extraction.patch import (
     Frame,
     Patch,
     cut_patch,
+    extended_frames,
     frame_of_label,
     least_mask,
     mask_from_field,
@@ -34,7 +35,19 @@ __all__ = ["ClassicalBackend"]
 Grid = npt.NDArray[np.float32]
 COARSE = 48  # cells a side of the patch in which hypotheses are compared
 FINE = (48, 120)  # least and most cells of the patch in which the outline is refined
-COLOURS = 10  # colour clusters of a patch
+COLOURS = 14  # colour clusters of a patch
+PRIOR_WEIGHT = 1.2  # the outline's log odds against the colours'
+PRIOR_ODDS = 0.1  # least belief that a cell is inside or outside
+COLOUR_ODDS = 2.5  # most a colour's log odds may say
+COLOUR_REACH = (0.25, 1.0, 4.0)  # colours within this share of the spread (Lab, low, high) are one
+SOFTNESS = 0.5
+RADIUS = 24
+PASSES = 3
+EDGE_WEIGHT = 0.24
+NEAR = 0.06
+FAR = 0.2
+RING = 1.0
+EXTENSION_COST = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +104,18 @@ def segment(
     image: Pixels, frame: Frame, family: Family, pose: str, others: Sequence[Instance]
 ) -> Found:
     """The object inside `frame`: best outline hypothesis, refined by colour, and scored."""
-    options = templates(family, frame.log_aspect, pose, COARSE)
-    coarse = cut_patch(image, frame, COARSE)
+    frames = [frame]
+    if pose == "any":
+        frames += extended_frames(frame, image.shape[1], image.shape[0])
+    tried = []
+    for number, option in enumerate(frames):
+        options = templates(family, option.log_aspect, pose, COARSE)
+        coarse = cut_patch(image, option, COARSE)
+        weight = coarse.known * _without(others, coarse)
+        best, merit = _choose(coarse, weight, options, family)
+        tried.append((merit - EXTENSION_COST * (number > 0), -number, option, options, coarse, best))
+    _, _, frame, options, coarse, best = max(tried, key=lambda t: t[:2])
     weight = coarse.known * _without(others, coarse)
-    best, _ = _choose(coarse, weight, options, family)
     side = int(min(max(max(frame.width, frame.height) / (1 - 2 * INSET), FINE[0]), FINE[1]))
     fine = coarse if side == COARSE else cut_patch(image, frame, side)
     if side != COARSE:
@@ -148,7 +169,10 @@ def _choose(
 ) -> tuple[int, float]:
     """The hypothesis that tells colours apart best, and by how much (0..1)."""
     clusters, _ = _clusters(patch.pixels, COLOURS)
-    cells = weight.ravel()
+    inner = int(INSET * len(weight))
+    balanced = weight * RING
+    balanced[inner:-inner, inner:-inner] = weight[inner:-inner, inner:-inner]
+    cells = balanced.ravel()
     member = np.zeros((clusters.size, COLOURS), dtype=np.float32)
     member[np.arange(clusters.size), clusters.ravel()] = cells
     fill = options.fill.reshape(len(options.fill), -1)
@@ -164,9 +188,9 @@ def _choose(
     spread = max(float(grey[..., 0].std()), 4.0)
     share = np.maximum(fill @ cells, 1e-3)
     bright = ((fill @ tone) / share - tone.sum() / max(float(cells.sum()), 1e-3)) / spread
-    merit = gain + 0.12 * edge + family.bright * np.clip(bright, -2, 2) - options.cost
+    merit = gain + EDGE_WEIGHT * edge + family.bright * np.clip(bright, -2, 2) - options.cost
     best = int(np.argmax(merit))
-    return best, float(gain[best])
+    return best, float(merit[best])
 
 
 def _information(inside: Grid, total: Grid) -> Grid:
@@ -188,32 +212,35 @@ def _refine(
 ) -> tuple[Grid, float]:
     """Field of the share inside, and the contrast between inside and outside colours (0..1)."""
     size = prior.shape[0]
-    clusters, centres = _clusters(patch.pixels, COLOURS + 4)
+    clusters, centres = _clusters(patch.pixels, COLOURS)
     flat = clusters.ravel()
     count = len(centres)
     gap = np.linalg.norm(centres[:, None] - centres[None], axis=2)
-    reach = float(np.clip(0.4 * np.sqrt((gap**2).mean() / 2), 1.5, 6.0))
+    reach = float(
+        np.clip(COLOUR_REACH[0] * np.sqrt((gap**2).mean() / 2), COLOUR_REACH[1], COLOUR_REACH[2])
+    )
     share = np.exp(-0.5 * (gap / reach) ** 2).astype(np.float32)  # colours this near are one
     inner = max(1, int(INSET * size))
     in_box = np.zeros((size, size), dtype=np.float32)
     in_box[inner : size - inner, inner : size - inner] = 1.0
-    sigma = max(0.6, softness * size * (1 - 2 * INSET))
+    sigma = max(0.6, SOFTNESS * softness * size * (1 - 2 * INSET))
     soft = cv2.GaussianBlur(prior, (0, 0), sigma)
-    belief = np.clip(soft, 0.02, 0.98)
+    belief = np.clip(soft, PRIOR_ODDS, 1 - PRIOR_ODDS)
     prior_logit = np.log(belief / (1 - belief))
+    near = cv2.GaussianBlur(prior, (0, 0), NEAR * size) + FAR
     inside = prior.copy()
     contrast = 0.0
     guide = cv2.cvtColor(patch.pixels, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    for _ in range(3):
+    for _ in range(PASSES):
         w_in = (inside * weight).ravel()
-        w_out = ((1 - inside) * weight).ravel()
+        w_out = ((1 - inside) * weight * near).ravel()
         h_in = np.bincount(flat, w_in, count).astype(np.float32) @ share + 0.5
         h_out = np.bincount(flat, w_out, count).astype(np.float32) @ share + 0.5
         p_in, p_out = h_in / h_in.sum(), h_out / h_out.sum()
         contrast = 1.0 - float(np.sqrt(p_in * p_out).sum())
-        ratio = np.clip(np.log(p_in / p_out), -2.5, 2.5)
-        logit = 1.2 * prior_logit + ratio[clusters]
-        smooth = _guided(guide, logit.astype(np.float32), max(1, size // 24), 1e-3)
+        ratio = np.clip(np.log(p_in / p_out), -COLOUR_ODDS, COLOUR_ODDS)
+        logit = PRIOR_WEIGHT * prior_logit + ratio[clusters]
+        smooth = _guided(guide, logit.astype(np.float32), max(1, size // RADIUS), 1e-3)
         inside = (1 / (1 + np.exp(-1.5 * smooth))) * in_box
     return _tidy(inside, prior), contrast
 

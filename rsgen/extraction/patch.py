@@ -20,6 +20,7 @@ __all__ = [
     "Patch",
     "cut_patch",
     "empty_patch",
+    "extended_frames",
     "frame_of_box",
     "frame_of_label",
     "frame_of_quad",
@@ -93,6 +94,35 @@ def frame_of_label(instance: Instance, width: int, height: int) -> tuple[Frame, 
     if min(frame.width, frame.height) < 0.5:
         return frame_of_box(inside), "any"
     return frame, "axes" if instance.heading_rad is None else "front"
+
+
+def extended_frames(frame: Frame, width: int, height: int) -> list[Frame]:
+    """Upright frames that reach past the image's border where the label touches it.
+
+    A label cut by the border shows a part of the object; its outline fits a longer box.
+    """
+    box = bounds(frame.outline)
+    touches = (box.x0 < 0.6, box.y0 < 0.6, box.x1 > width - 0.6, box.y1 > height - 0.6)
+    if not any(touches):
+        return []
+    found = []
+    for more in (0.4, 1.0):
+        for sides in ((1, 1), (1, 0), (0, 1)):
+            left, top, right, bottom = (
+                t * more * s for t, s in zip(touches, (*sides, *sides), strict=True)
+            )
+            if left or top or right or bottom:
+                found.append(
+                    frame_of_box(
+                        Box(
+                            box.x0 - left * box.width,
+                            box.y0 - top * box.height,
+                            box.x1 + right * box.width,
+                            box.y1 + bottom * box.height,
+                        )
+                    )
+                )
+    return found if any(touches[::2]) and any(touches[1::2]) else found[::3]
 
 
 def least_mask(frame: Frame, width: int, height: int) -> Mask | None:

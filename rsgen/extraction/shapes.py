@@ -42,7 +42,14 @@ class Family:
     words: tuple[str, ...] = ()
     softness: float = 0.06  # how far real outlines stray from the template, in box sides
     stiffness: float = 0.8  # what bending the outline to the box's aspect costs
+    step: int = 10  # degrees between the directions tried
     bright: float = 0.0  # how much such objects tend to be brighter than their ground
+
+
+def _turned(parts: tuple[Array, ...], angle: float) -> list[Array]:
+    c, s = math.cos(angle), math.sin(angle)
+    turn = np.array([[c, s], [-s, c]])
+    return [part @ turn for part in parts]
 
 
 def _ellipse(width: float, power: float = 2.0, steps: int = 28) -> Array:
@@ -69,28 +76,34 @@ def _hull(width: float, bow: float, stern: float = 0.8) -> Array:
     )
 
 
-def _plane(span: float, sweep: float, chord: float, body: float, wing: float = 0.08) -> Outline:
+def _plane(
+    span: float, sweep: float, chord: float, body: float, wing: float = 0.08, tail: float = 0.36
+) -> Outline:
     """An aeroplane: `span`, wing `chord` and `body` width in lengths; `sweep` = tip setback;
-    `wing` = where the leading edge meets the body."""
+    `wing` = where the middle of the chord meets the body; `tail` = tailplane span."""
     h, b = span / 2, body / 2
     fuselage = _both([(0.5, b * 0.15), (0.44, b * 0.8), (0.36, b), (-0.25, b), (-0.5, b * 0.35)])
     right = np.array(
         [(wing + chord * 0.55, b * 0.5), (wing - sweep, h), (wing - sweep - chord * 0.4, h),
          (wing - chord * 0.75, b * 0.5)]
     )
-    tail_h = span * 0.18
-    tail = np.array(
-        [(-0.35, b * 0.3), (-0.44, tail_h), (-0.5, tail_h), (-0.49, b * 0.3)]
-    )
+    root = -0.36 if sweep > 0.1 else -0.4
+    fin = np.array([(root, b * 0.3), (-0.43, tail / 2), (-0.5, tail / 2), (-0.49, b * 0.3)])
     flip = np.array([1.0, -1.0])
-    return Outline((fuselage, right, right * flip, tail, tail * flip))
+    return Outline((fuselage, right, right * flip, fin, fin * flip))
 
 
-def _helicopter(width: float, boom: float) -> Outline:
+def _helicopter(width: float, boom: float, blades: int, phase: float) -> Outline:
+    """Cabin, tail boom and rotor blades standing at `phase` (share of the gap between two)."""
     cabin = _ellipse(width) * (0.55, 1.0) + (0.5 - 0.275, 0.0)
     tail = _both([(0.2, boom), (-0.42, boom * 0.6), (-0.5, boom * 0.6)])
-    rotor = _both([(-0.38, 0.09), (-0.5, 0.09)])
-    return Outline((cabin, tail, rotor))
+    fin = _both([(-0.38, 0.09), (-0.5, 0.09)])
+    blade = np.array([(0.0, -0.022), (0.5, -0.022), (0.5, 0.022), (0.0, 0.022)])
+    turned = [
+        _turned((blade,), 2 * math.pi * (k + phase) / blades)[0] + (0.2, 0.0)
+        for k in range(blades)
+    ]
+    return Outline((cabin, tail, fin, *turned))
 
 
 _DISC = Outline((_ellipse(1.0),), turns=1)
@@ -107,6 +120,9 @@ FAMILIES = (
             _plane(0.95, 0.26, 0.20, 0.11),
             _plane(1.10, 0.16, 0.17, 0.10),
             _plane(1.30, 0.03, 0.17, 0.13),
+            _plane(1.45, 0.02, 0.20, 0.12, wing=0.17, tail=0.46),
+            _plane(1.15, 0.03, 0.22, 0.14, wing=0.15, tail=0.42),
+            _plane(0.95, 0.22, 0.22, 0.10, wing=-0.05),
             _plane(0.80, 0.36, 0.24, 0.13),
             Outline((_both([(0.5, 0.03), (0.1, 0.1), (-0.32, 0.34), (-0.42, 0.34),
                             (-0.42, 0.16), (-0.5, 0.14)]),), handicap=0.06),
@@ -118,9 +134,17 @@ FAMILIES = (
     ),
     Family(
         "helicopter",
-        (_helicopter(0.24, 0.04), _helicopter(0.34, 0.06)),
+        (
+            Outline(_helicopter(0.24, 0.04, 2, 0.0).parts[:3]),
+            *(
+                _helicopter(0.22, 0.045, blades, phase)
+                for blades, phases in ((2, 6), (3, 4), (4, 4), (5, 4))
+                for phase in np.arange(phases) / phases
+            ),
+        ),
         ("helicopter",),
-        0.06,
+        0.04,
+        step=20,
     ),
     Family(
         "ship",
@@ -204,12 +228,6 @@ class Templates:
     angle: Grid
 
 
-def _turned(parts: tuple[Array, ...], angle: float) -> list[Array]:
-    c, s = math.cos(angle), math.sin(angle)
-    turn = np.array([[c, s], [-s, c]])
-    return [part @ turn for part in parts]
-
-
 def _raster(parts: list[Array], size: int) -> Grid:
     """Parts in unit-box coordinates -> coverage [size, size], 4 x 4 samples a cell."""
     fine = np.zeros((size * 4, size * 4), dtype=np.uint8)
@@ -221,14 +239,14 @@ def _raster(parts: list[Array], size: int) -> Grid:
     return (np.asarray(small, dtype=np.float32) / 255).astype(np.float32)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=96)
 def templates(family: Family, log_aspect: float, pose: str, size: int) -> Templates:
     """Hypotheses for a box whose width / height is exp(log_aspect).
 
     `pose`: "any" (axis-aligned label, unknown direction), "axes" (oriented label without a
     front: multiples of 90 degrees), "front" (the front is at +x).
     """
-    step = {"any": 10, "axes": 90, "front": 360}[pose]
+    step = {"any": family.step, "axes": 90, "front": 360}[pose]
     fills, mismatches, angles = list[Grid](), list[float](), list[float]()
     handicaps = list[float]()
     for outline in family.outlines:
