@@ -199,13 +199,33 @@ class GenerateConfig(Section):
     save_conditions: bool = Field(False, description="write a palette PNG beside each image")
 
 
+class RuleConfig(Section):
+    """A scorer with a bound: absolute (min, max), or a quantile of the real images' scores."""
+
+    scorer: str = Field(description="name in the registry group scorers")
+    name: str | None = Field(None, description="name in scores and reasons (default: the scorer's)")
+    min: float | None = Field(None, description="least score")
+    max: float | None = Field(None, description="greatest score")
+    quantile: Rate | None = Field(None, description="least score, as a quantile over --real")
+    tolerate: Rate = Field(
+        0.0, description="share of an image's objects that may fail before the image fails"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the scorer")
+
+
 class FilterConfig(Section):
     """Scorers and rules -> verdicts."""
 
-    rules: tuple[dict[str, Any], ...] | None = Field(
+    rules: tuple[RuleConfig, ...] | None = Field(
         None, description="scorer, bound and options of each rule (default: the model-free set)"
     )
-    quotas: dict[str, int] = Field(default_factory=dict, description="most objects by class")
+    quotas: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="most objects by class; an image that would exceed one is dropped",
+    )
+    real_sample: int = Field(
+        1000, ge=1, description="most real images scored for quantile bounds (a fair draw)"
+    )
     fail_under: Rate | None = Field(None, description="exit 7 when fewer are kept (a share)")
     rescore: Literal["all", "none"] = Field(
         "all", description="none: only apply new thresholds to the scores of a filter run"
