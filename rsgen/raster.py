@@ -15,6 +15,7 @@ from rsgen.records import ClassTable, Instance, Layout
 
 __all__ = [
     "Raster",
+    "fill_quad",
     "instance_mask",
     "paint_order",
     "rasterize",
@@ -42,14 +43,14 @@ def instance_mask(instance: Instance, width: int, height: int) -> Mask | None:
     if instance.mask is not None:
         return instance.mask
     quad = instance.quad if instance.quad is not None else _box_quad(instance.box)
-    return None if quad is None else _fill_quad(quad, width, height)
+    return None if quad is None else fill_quad(quad, width, height)
 
 
 def _box_quad(box: Box | None) -> Quad | None:
     return None if box is None else box_quad(box)
 
 
-def _fill_quad(quad: Quad, width: int, height: int) -> Mask | None:
+def fill_quad(quad: Quad, width: int, height: int) -> Mask | None:
     """Pixels whose centre lies in a convex quad; the one under its centre where it is thinner."""
     points = np.asarray(clockwise(quad), dtype=np.float64)
     canvas = (width, height)
