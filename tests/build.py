@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgen.config import Config, load_config
-from rsgen.geometry import Box, Quad, RotatedBox, bounds, heading_of, rotated_box_to_quad
-from rsgen.images import write_png
+from rsgen.geometry import Quad, RotatedBox, bounds, heading_of, rotated_box_to_quad
+from rsgen.images import sha256_file, write_png
 from rsgen.mask import Mask
-from rsgen.records import ClassTable, Instance, Layout, ObjectClass, Provenance, Sample
+from rsgen.records import (
+    ClassTable,
+    Geo,
+    Instance,
+    Layout,
+    ObjectClass,
+    Provenance,
+    Sample,
+)
 from rsgen.request import Plan, RunInfo, request_fingerprint, request_keys
 from rsgen.runs import commit, run_json_bytes
-from rsgen.store import part_counts, part_path, sha256_file, write_part
+from rsgen.store import part_counts, part_path, write_part
 
 CLASSES = ClassTable(
     (
@@ -112,8 +120,6 @@ def sample(name: str = "a/0001.png", of: Layout | None = None, **more: Any) -> S
 
 def full_sample() -> Sample:
     """Every field set to something that a round trip could lose."""
-    from rsgen.records import Geo
-
     item = instance(
         caption="a “white” plane",
         attributes={"colour": "weiß", "note": ""},
@@ -168,19 +174,19 @@ def sample_run(
     settings = config(**keys)
     request = request_keys(command, settings, (), {})
     plan = Plan(0, (), 4, "fp32", "cpu", 1).extended(len(samples), shard_size)
-    info = RunInfo(
-        command, settings, out, request_fingerprint(request), (), classes, (), {}, plan
-    )
+    info = RunInfo(command, settings, out, request_fingerprint(request), (), classes, (), {}, plan)
     out.mkdir(parents=True, exist_ok=True)
     (out / "run.json").write_bytes(run_json_bytes(info))
     written, parts = [], []
     for index, (start, stop) in enumerate(plan.shards):
-        shard = [_with_pixels(s, out, index, k) if images else s for k, s in _slice(samples, start, stop)]
-        write_part(out, index, shard, [], {"instances": sum(len(s.layout.instances) for s in shard)})
-        path = part_path(out, index)
-        parts.append(
-            {"name": path.name, "rows": part_counts(path)[0], "sha256": sha256_file(path)}
+        shard = [
+            _with_pixels(s, out, index, k) if images else s for k, s in _slice(samples, start, stop)
+        ]
+        write_part(
+            out, index, shard, [], {"instances": sum(len(s.layout.instances) for s in shard)}
         )
+        path = part_path(out, index)
+        parts.append({"name": path.name, "rows": part_counts(path)[0], "sha256": sha256_file(path)})
         written += shard
     if committed:
         counts = {"items": len(samples), "samples": len(samples), "failures": 0}
@@ -193,8 +199,6 @@ def _slice(samples: Sequence[Sample], start: int, stop: int) -> Iterator[tuple[i
 
 
 def _with_pixels(item: Sample, out: Path, index: int, number: int) -> Sample:
-    from dataclasses import replace
-
     if item.image is None:
         return item
     name = f"images/{index:05d}/{number:06d}.png"
@@ -216,7 +220,3 @@ def data_of(out: Path) -> dict[str, str]:
     return tree(
         out, lambda n: n in loose or n.startswith(("events", "slice-")) or n.endswith(".lock")
     )
-
-
-def box(x0: float, y0: float, x1: float, y1: float) -> Box:
-    return Box(x0, y0, x1, y1)
