@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from rsgen.condition import ConditionEncoding, EncodingName
 from rsgen.errors import DataError, SetupError, UsageError
 from rsgen.images import sha256_file
 from rsgen.records import ClassTable
@@ -218,7 +219,7 @@ def model_hash(folder: Path) -> str:
 class ModelCard:
     """rsgen.json: how the layouts of a checkpoint are encoded, and what it learned from.
 
-    `slots` maps class names to slots of the `classes` encoding (empty for the others);
+    `slots` maps class names to their codes in the `classes` encoding (empty for the others);
     `gsd_range_m` is (least, most) metres a pixel of the training images, or None.
     """
 
@@ -232,6 +233,10 @@ class ModelCard:
     base: str | None = None
     licence: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    def encoding(self) -> ConditionEncoding:
+        """How a layout becomes the control tensor of this model."""
+        return ConditionEncoding(cast(EncodingName, self.condition), self.slots)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -21,7 +21,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rsgen.errors import OutOfMemory, SetupError, UsageError
@@ -30,15 +30,17 @@ from rsgen.models.tokenizer import closed_vocabulary
 
 __all__ = ["DTYPES", "StableDiffusion", "silence_libraries"]
 
+# diffusers and transformers carry no types that mypy --strict could check.
+Network = Any
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def silence_libraries() -> None:
     """Only errors from diffusers and transformers, no bars: their advice is not for users."""
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    libraries: list[Any] = [diffusers.utils.logging, transformers.logging]
+    for logging in libraries:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 class StableDiffusion:
@@ -50,12 +52,12 @@ class StableDiffusion:
     def __init__(
         self,
         *,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        scheduler: DDIMScheduler,
-        controlnet: ControlNetModel | None = None,
+        unet: Network,
+        vae: Network,
+        text_encoder: Network,
+        tokenizer: Any,
+        scheduler: Any,
+        controlnet: Network | None = None,
         card: ModelCard | None = None,
         hash: str | None = None,
     ) -> None:
@@ -111,7 +113,7 @@ class StableDiffusion:
         if dtype is not None:
             parts = {k: copy.deepcopy(v).to(DTYPES[dtype]) for k, v in parts.items()}
         parts["text_encoder"] = copy.deepcopy(self.text_encoder).float()
-        kind = (
+        kind: Any = (
             StableDiffusionPipeline
             if self.controlnet is None
             else (StableDiffusionControlNetPipeline)
@@ -130,9 +132,9 @@ class StableDiffusion:
         if kept is not None:
             kept.write(folder)
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Network]:
         """The parts that have weights, by their folder's name."""
-        parts: dict[str, nn.Module] = {
+        parts: dict[str, Network] = {
             "unet": self.unet,
             "vae": self.vae,
             "text_encoder": self.text_encoder,
@@ -165,7 +167,7 @@ class StableDiffusion:
             ) from error
         return self
 
-    def fresh_controlnet(self, channels: int) -> ControlNetModel:
+    def fresh_controlnet(self, channels: int) -> Network:
         """A new layout branch on this UNet: its encoder copied, zero at the joints.
 
         The hint network is initialised from torch's global generator; seed it first.
@@ -211,21 +213,24 @@ class StableDiffusion:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        device: torch.device = self.unet.device
+        return device
 
-    def noise_schedule(self) -> DDPMScheduler:
+    def noise_schedule(self) -> Any:
         """The schedule to train with."""
-        return DDPMScheduler.from_config(self.scheduler.config)
+        return DDPMScheduler.from_config(self.scheduler.config)  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------ computing
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
-        return posterior.mean.float() * self.vae.config.scaling_factor
+        latents: Tensor = posterior.mean.float() * self.vae.config.scaling_factor
+        return latents
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         scaled = latents / self.vae.config.scaling_factor
-        return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0].float()
+        pixels: Tensor = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0]
+        return pixels.float()
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Token ids padded to the full length, int64 [N, L]; longer texts are cut."""
@@ -241,7 +246,8 @@ class StableDiffusion:
 
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
         ids = self.tokens(texts).to(self.text_encoder.device)
-        return self.text_encoder(ids)[0]
+        states: Tensor = self.text_encoder(ids)[0]
+        return states
 
     def control(
         self, latents: Tensor, timesteps: Tensor, text: Tensor, condition: Tensor
@@ -269,7 +275,7 @@ class StableDiffusion:
         residuals: Residuals | None = None,
     ) -> Tensor:
         number_type = self.unet.dtype
-        output = self.unet(
+        output: Tensor = self.unet(
             latents.to(number_type),
             timesteps,
             text.to(number_type),
@@ -313,9 +319,9 @@ def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     return _part(kind, folder, **options)
 
 
-def _scheduler(folder: Path) -> DDIMScheduler:
+def _scheduler(folder: Path) -> Any:
     """The folder's noise schedule as DDIM, which trains and samples alike."""
-    scheduler: DDIMScheduler = _part(DDIMScheduler, folder)
+    scheduler = _part(DDIMScheduler, folder)
     # Latents are not bounded by 1; some configurations of pixel models say otherwise.
     scheduler.register_to_config(clip_sample=False)
     return scheduler
