@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -106,37 +107,65 @@ def _plain(value: float | int | str) -> str:
 
 
 def print_summary(summary: RunSummary, *, as_json: bool) -> None:
-    """The result on stdout: one JSON object, or a table."""
+    """The result on stdout: one JSON object, or tables a person can read."""
     if as_json:
         sys.stdout.write(json.dumps(summary.to_json()) + "\n")
         return
+    took = f", {summary.seconds:.1f} s" if summary.seconds else ""
+    rows: dict[str, float | int | str] = {
+        f"rsgen {summary.command}": f"{summary.status}{took}",
+        "out": summary.out,
+        **summary.counts,
+        **summary.rates,
+    }
+    _print_pairs(rows)
+    for names, tables in _alike(summary.tables):
+        if len(tables) == 1:
+            sys.stdout.write(f"\n{names[0]}\n")
+            _print_pairs(tables[0], indent="  ")
+        else:
+            sys.stdout.write("\n")
+            _print_grid(names, tables)
+    if summary.artifacts:
+        sys.stdout.write("\n")
+        _print_pairs(dict(summary.artifacts))
+    for note in summary.notes:
+        sys.stdout.write(f"note: {note}\n")
+
+
+Row = Mapping[str, "float | int | str"]
+
+
+def _alike(tables: Mapping[str, Row]) -> list[tuple[list[str], list[Row]]]:
+    """Neighbouring tables with the same keys together: they read best as one grid."""
+    groups: list[tuple[list[str], list[Row]]] = []
+    for name, table in tables.items():
+        if groups and list(groups[-1][1][0]) == list(table) and len(table) > 1:
+            groups[-1][0].append(name)
+            groups[-1][1].append(table)
+        else:
+            groups.append(([name], [table]))
+    return groups
+
+
+def _print_pairs(rows: Row, indent: str = "") -> None:
+    width = max((len(name) for name in rows), default=0)
+    for name, value in rows.items():
+        sys.stdout.write(f"{indent}{name:<{width}}  {_plain(value)}\n")
+
+
+def _print_grid(names: Sequence[str], tables: Sequence[Row]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
-    table.add_column("what", style="bold")
-    table.add_column("value", overflow="fold")
-    took = f", {summary.seconds:.1f} s" if summary.seconds else ""
-    table.add_row(f"rsgen {summary.command}", f"{summary.status}{took}")
-    table.add_row("out", summary.out)
-    for name, count in summary.counts.items():
-        table.add_row(name, str(count))
-    for name, rate in summary.rates.items():
-        table.add_row(name, _plain(rate))
-    for title, rows in summary.tables.items():
-        table.add_section()
-        table.add_row(title, "", style="underline")
-        for name, value in rows.items():
-            table.add_row(f"  {name}", _plain(value))
-    if summary.artifacts:
-        table.add_section()
-    for name, path in summary.artifacts.items():
-        table.add_row(name, path)
-    console.print(table)
-    for note in summary.notes:
-        console.print(f"note: {note}", markup=False)
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("")
+    for key in tables[0]:
+        grid.add_column(key, justify="right")
+    for name, table in zip(names, tables, strict=True):
+        grid.add_row(name, *(_plain(value) for value in table.values()))
+    Console(highlight=False).print(grid)
 
 
 def print_error(error: RsgenError, *, as_json: bool) -> None:
