@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,24 +31,50 @@ __all__ = [
 Pixels = npt.NDArray[np.uint8]
 MAX_PIXELS = 500_000_000
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "PA"}
+# What PIL's decoders have been seen to raise on damaged files.
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    struct.error,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    EOFError,
+)
+# Scenes of 20,000 x 20,000 pixels are common here, PIL's own limit is below that; ours is
+# checked from the header, before anything is decoded.
+Image.MAX_IMAGE_PIXELS = None
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
+@contextmanager
+def _decoding(path: Path, what: str) -> Iterator[None]:
+    """Turn a decoder's error into ours, and keep its remarks on damaged metadata off stderr."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            warnings.simplefilter("ignore")
+            yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image", hint="check the images folder") from error
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        raise DataError(f"{path}: not a readable image ({error})", hint="replace it") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise DataError(
-            f"{path}: declares {width} x {height} pixels, more than the limit of {max_pixels}",
-            hint="cut it into tiles first, or raise max_pixels",
-        )
-    return image
+    except DECODER_ERRORS as error:
+        raise DataError(f"{path}: {what} ({error})", hint="replace it") from error
+
+
+@contextmanager
+def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """An image whose header is read and whose declared size is within bounds."""
+    with ExitStack() as stack:
+        with _decoding(path, "not a readable image"):
+            image = stack.enter_context(Image.open(stack.enter_context(path.open("rb"))))
+        width, height = image.size
+        if width * height > max_pixels:
+            raise DataError(
+                f"{path}: declares {width} x {height} pixels, more than the limit of {max_pixels}",
+                hint="cut it into tiles first, or raise max_pixels",
+            )
+        yield image
 
 
 def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -66,15 +94,15 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
         DataError: missing, truncated, too large, or not 8 bits a channel.
     """
     with _open(path, max_pixels) as image:
-        if image.mode not in EIGHT_BIT_MODES:
+        # PIL opens 16-bit RGB as mode RGB and drops the low bytes; only the raw mode tells.
+        raw = [str(tile[3]) for tile in getattr(image, "tile", ())]
+        if image.mode not in EIGHT_BIT_MODES or any(";16" in mode for mode in raw):
             raise DataError(
-                f"{path}: pixel mode {image.mode}, expected 8 bits a channel",
+                f"{path}: pixel mode {image.mode} ({', '.join(raw)}), expected 8 bits a channel",
                 hint="stretch it to 8-bit RGB first",
             )
-        try:
+        with _decoding(path, "damaged image"):
             return np.array(image.convert("RGB"), dtype=np.uint8)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path}: damaged image ({error})", hint="replace it") from error
 
 
 def encode_png(array: Pixels, text: Mapping[str, str] | None = None) -> bytes:
@@ -92,7 +120,8 @@ def encode_png(array: Pixels, text: Mapping[str, str] | None = None) -> bytes:
 def replace_bytes(path: Path, data: bytes) -> None:
     """Write a file whole: temp name in the same folder, fsync, os.replace."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The pid alone is not unique among machines that share the folder.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("wb") as handle:
             handle.write(data)
@@ -114,7 +143,8 @@ def write_png(path: Path, array: Pixels, text: Mapping[str, str] | None = None) 
 def png_text(path: Path) -> dict[str, str]:
     """The text chunks of a PNG."""
     with _open(path, MAX_PIXELS) as image:
-        image.load()
+        with _decoding(path, "damaged image"):
+            image.load()
         found = getattr(image, "text", {})
         return {str(k): str(v) for k, v in found.items()}
 
