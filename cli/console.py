@@ -160,12 +160,13 @@ def _print_grid(names: Sequence[str], tables: Sequence[Row]) -> None:
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("")
+    grid.add_column("", no_wrap=True)
     for key in tables[0]:
-        grid.add_column(key, justify="right")
+        grid.add_column(key, justify="right", max_width=10)
     for name, table in zip(names, tables, strict=True):
         grid.add_row(name, *(_plain(value) for value in table.values()))
-    Console(highlight=False).print(grid)
+    # A grid that is cut to fit a pipe cannot be read; a long line can.
+    Console(highlight=False, width=max(80, 28 + 12 * len(tables[0]))).print(grid)
 
 
 def print_error(error: RsgenError, *, as_json: bool) -> None:
