@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "scorers": {
         "integrity": "rsgen.scorers.pixels:Integrity",
+        "sharpness": "rsgen.scorers.pixels:Sharpness",
         "contrast": "rsgen.scorers.pixels:Contrast",
         "label-geometry": "rsgen.scorers.geometry:LabelGeometry",
         "novelty-hash": "rsgen.scorers.novelty:HashNovelty",

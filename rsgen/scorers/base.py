@@ -1,0 +1,168 @@
+"""The scorer protocol, and rules: a scorer with a bound.
+
+A scorer is a frozen dataclass whose fields are its options, found by name in the registry
+group `scorers`. Larger is better; NaN means "does not apply" and every bound lets it pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from rsgen.errors import UsageError
+from rsgen.images import Pixels
+from rsgen.records import Instance, Sample
+from rsgen.registry import resolve
+
+__all__ = [
+    "Bound",
+    "Level",
+    "NoveltyScorer",
+    "Rule",
+    "Scorer",
+    "Scores",
+    "Signatures",
+    "is_novelty",
+    "is_thing",
+    "make_scorer",
+]
+
+Level = Literal["image", "instance"]
+FloatArray = npt.NDArray[np.float32]
+Scores = FloatArray | list[FloatArray]
+Signatures = npt.NDArray[Any]
+
+
+class Scorer(Protocol):
+    """Gives one float an image, or one an instance."""
+
+    level: ClassVar[Level]
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> Scores:
+        """Score a batch.
+
+        Args:
+            images: uint8 [N, H, W, 3] RGB, of one size.
+            samples: N samples in the same order.
+
+        Returns:
+            level "image": float32 [N]. level "instance": N arrays, float32 [instances].
+        """
+        ...
+
+
+@runtime_checkable
+class NoveltyScorer(Protocol):
+    """A scorer that compares an image with others: with real ones, and with earlier ones."""
+
+    level: ClassVar[Level]
+
+    def signatures(self, images: Pixels) -> Signatures:
+        """What is kept of each image, [N, ...]; a pure function of the pixels."""
+        ...
+
+    def distances(
+        self, signatures: Signatures, references: Signatures
+    ) -> npt.NDArray[np.float32]:
+        """Distances in [0, 1], float32 [N, M]; 0 is a copy."""
+        ...
+
+
+def is_novelty(scorer: object) -> TypeGuard[NoveltyScorer]:
+    """Whether a scorer needs the other images."""
+    return isinstance(scorer, NoveltyScorer)
+
+
+def is_thing(instance: Instance) -> bool:
+    """Whether instance rules apply: stuff has neither box nor quad, a crowd is not one object."""
+    return (instance.box is not None or instance.quad is not None) and not instance.iscrowd
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a score must satisfy; None is no bound."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def passes(self, score: float) -> bool:
+        if math.isnan(score):
+            return True
+        return (self.low is None or score >= self.low) and (
+            self.high is None or score <= self.high
+        )
+
+    def __str__(self) -> str:
+        low = "" if self.low is None else f"min {self.low:.4g}"
+        high = "" if self.high is None else f"max {self.high:.4g}"
+        return ", ".join(part for part in (low, high) if part) or "no bound"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A named scorer with a bound: absolute, or a quantile of the scores of real images.
+
+    `tolerate`: the share of an image's instances that may fail an instance rule before the
+    image fails; the failing instances carry the reason either way.
+    """
+
+    scorer: str
+    name: str = ""
+    min: float | None = None
+    max: float | None = None
+    quantile: float | None = None
+    tolerate: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.scorer)
+        if self.min is None and self.max is None and self.quantile is None:
+            raise UsageError(
+                f"filter rule {self.name!r} has no bound",
+                hint="give it min, max or quantile",
+            )
+        if self.min is not None and self.quantile is not None:
+            raise UsageError(
+                f"filter rule {self.name!r} has both min {self.min} and quantile {self.quantile}",
+                hint="keep one of them: both are lower bounds",
+            )
+
+    def bound(self, real_scores: npt.NDArray[Any] | None = None) -> Bound:
+        """The resolved bound; a quantile is taken over the finite scores of real images."""
+        if self.quantile is None:
+            return Bound(self.min, self.max)
+        finite = np.asarray([] if real_scores is None else real_scores, dtype=np.float64)
+        finite = finite[np.isfinite(finite)]
+        if finite.size == 0:
+            raise UsageError(
+                f"filter rule {self.name!r}: quantile {self.quantile} needs scores of real "
+                "images, and none applies",
+                hint="give --real RUN with labelled images, or a fixed bound with min",
+            )
+        return Bound(float(np.quantile(finite, self.quantile)), self.max)
+
+
+def make_scorer(name: str, options: Mapping[str, Any]) -> Any:
+    """The scorer of that name with its options.
+
+    Raises:
+        UsageError: an unknown name, or an option that the scorer does not have.
+    """
+    kind = resolve("scorers", name)
+    known = [f.name for f in dataclasses.fields(kind) if f.init]
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise UsageError(
+                f"scorer {name!r} has no option {key!r}; it has: {', '.join(known) or 'none'}",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+    return kind(**options)

@@ -1,0 +1,137 @@
+"""Near-duplicates: distance of an image to the nearest of others, by hash or by latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from rsgen.images import Pixels
+from rsgen.records import Sample
+from rsgen.scorers.base import FloatArray, Level, Signatures
+
+__all__ = ["HashNovelty", "LatentNovelty", "nearest", "perceptual_hashes"]
+
+HASH_SIDE = 12  # low frequencies a direction; 143 bits without the mean
+HASH_BITS = HASH_SIDE * HASH_SIDE - 1
+POSES = 8
+
+
+def perceptual_hashes(image: Pixels) -> npt.NDArray[np.uint64]:
+    """Signs of the low cosine frequencies in all eight poses, uint64 [8, words].
+
+    The grey image is shrunk to 64 x 64; row 0 is the image as it is, the others its flips
+    and quarter turns: a flip changes the sign of odd frequencies, a transpose swaps them.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    low = cv2.dct(small - small.mean())[:HASH_SIDE, :HASH_SIDE]
+    odd = (-1.0) ** np.arange(HASH_SIDE)
+    poses = []
+    for base in (low, low.T):
+        for rows in (np.ones(HASH_SIDE), odd):
+            for columns in (np.ones(HASH_SIDE), odd):
+                poses.append((base * rows[:, None] * columns).ravel()[1:] > 0)
+    bits = np.packbits(np.stack(poses), axis=1)
+    words = -(-bits.shape[1] // 8)
+    padded = np.zeros((POSES, words * 8), dtype=np.uint8)
+    padded[:, : bits.shape[1]] = bits
+    return padded.view("<u8").astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class HashNovelty:
+    """Share of hash bits that differ from the nearest reference in its best pose, an image.
+
+    0 is a copy (also mirrored or turned by quarters); JPEG, noise and blur stay under 0.07,
+    unrelated images lie over 0.3 (procedural scenes). `poses: false` compares upright only.
+    """
+
+    level: ClassVar[Level] = "image"
+    poses: bool = True
+    references: Signatures | None = field(default=None, repr=False, compare=False)
+
+    def signatures(self, images: Pixels) -> Signatures:
+        """uint64 [N, 8, words]."""
+        return np.stack([perceptual_hashes(image) for image in images])
+
+    def distances(self, signatures: Signatures, references: Signatures) -> FloatArray:
+        """float32 [N, M]."""
+        best = np.full((len(signatures), len(references)), HASH_BITS, dtype=np.int64)
+        upright = references[:, 0]
+        for pose in range(POSES if self.poses else 1):
+            for row, code in enumerate(signatures[:, pose]):
+                differing = np.bitwise_count(upright ^ code).sum(axis=1, dtype=np.int64)
+                np.minimum(best[row], differing, out=best[row])
+        return (best / HASH_BITS).astype(np.float32)
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        return nearest(self, self.signatures(images), self.references)
+
+
+@dataclass(frozen=True)
+class LatentNovelty:
+    """Distance of pooled autoencoder latents to the nearest reference, an image.
+
+    ||a - b|| / (||a|| + ||b||) over latents averaged on a grid x grid lattice: 0 is a copy,
+    at most 1. `model` is a checkpoint as on the command line: tiny, a folder, hub:ORG/NAME.
+    """
+
+    level: ClassVar[Level] = "image"
+    model: str = "tiny"
+    grid: int = 8
+    device: str = "cpu"
+    references: Signatures | None = field(default=None, repr=False, compare=False)
+
+    def signatures(self, images: Pixels) -> Signatures:
+        """float32 [N, C * grid * grid]."""
+        return pooled_latents(_autoencoder(self.model, self.device), images, self.grid)
+
+    def distances(self, signatures: Signatures, references: Signatures) -> FloatArray:
+        """float32 [N, M]."""
+        a, b = signatures.astype(np.float64), references.astype(np.float64)
+        length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+        squares = length_a[:, None] ** 2 + length_b**2 - 2 * a @ b.T
+        total = np.maximum(length_a[:, None] + length_b, 1e-12)
+        return np.asarray(np.sqrt(np.maximum(squares, 0)) / total, dtype=np.float32)
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        return nearest(self, self.signatures(images), self.references)
+
+
+def nearest(scorer: Any, signatures: Signatures, references: Signatures | None) -> FloatArray:
+    """Distance of each image to the nearest reference or earlier one of the batch, float32 [N].
+
+    NaN where there is nothing to compare with.
+    """
+    best = np.full(len(signatures), np.inf, dtype=np.float32)
+    if references is not None and len(references):
+        best = scorer.distances(signatures, references).min(axis=1)
+    within = scorer.distances(signatures, signatures)
+    for k in range(1, len(signatures)):
+        best[k] = min(best[k], within[k, :k].min())
+    return np.where(np.isinf(best), np.nan, best).astype(np.float32)
+
+
+def pooled_latents(model: Any, images: Pixels, grid: int = 8) -> npt.NDArray[np.float32]:
+    """Latents of uint8 [N, H, W, 3] averaged to a lattice, float32 [N, C * grid * grid]."""
+    import torch
+
+    from rsgen.condition import to_model
+
+    with torch.inference_mode():
+        latents = model.encode_images(to_model(images))
+        pooled = torch.nn.functional.adaptive_avg_pool2d(latents.float(), grid)
+    return np.asarray(pooled.flatten(1).cpu().numpy(), dtype=np.float32)
+
+
+@lru_cache(maxsize=2)
+def _autoencoder(model: str, device: str) -> Any:
+    from rsgen.models.base import ModelRef, load_model
+
+    return load_model(ModelRef.parse(model), device=device, dtype="fp32")

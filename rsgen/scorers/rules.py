@@ -1,0 +1,59 @@
+"""Rules as configured, the default ones, and their frozen bounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rsgen.scorers.base import Bound, Rule
+from rsgen.settings import RuleConfig
+
+__all__ = ["Thresholds", "default_rules", "rule_of"]
+
+
+def default_rules(*, real: bool, checkpoint: bool) -> list[Rule]:
+    """The rules that need no other model; the real images set bounds where there are any."""
+    rules = [
+        Rule("integrity", min=0.5),
+        Rule("label-geometry", min=0.3, tolerate=0.2),
+        # 3 CIELAB units are barely visible; of procedural scenes 0.5 % of the cars lie below
+        Rule("contrast", quantile=0.01, tolerate=0.3)
+        if real
+        else Rule("contrast", min=3.0, tolerate=0.3),
+        # JPEG, noise and blur stay under 0.07, unrelated scenes lie over 0.3
+        Rule("novelty-hash", min=0.1),
+    ]
+    if checkpoint:
+        latent = Rule("novelty-latent", quantile=0.01) if real else Rule("novelty-latent", min=0.02)
+        rules.append(latent)
+    return rules
+
+
+def rule_of(settings: RuleConfig) -> Rule:
+    """A rule as configured."""
+    return Rule(
+        settings.scorer,
+        settings.name or "",
+        settings.min,
+        settings.max,
+        settings.quantile,
+        settings.tolerate,
+        settings.options,
+    )
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Resolved bounds, and how many real images they and the comparison rest on."""
+
+    bounds: dict[str, Bound]
+    real_count: int
+
+    def to_json(self) -> dict[str, Any]:
+        rows = {name: {"min": b.low, "max": b.high} for name, b in self.bounds.items()}
+        return {"rules": rows, "real_count": self.real_count}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Thresholds:
+        bounds = {name: Bound(b["min"], b["max"]) for name, b in row["rules"].items()}
+        return cls(bounds, int(row["real_count"]))
