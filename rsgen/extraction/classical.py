@@ -113,7 +113,8 @@ def segment(
         coarse = cut_patch(image, option, COARSE)
         weight = coarse.known * _without(others, coarse)
         best, merit = _choose(coarse, weight, options, family)
-        tried.append((merit - EXTENSION_COST * (number > 0), -number, option, options, coarse, best))
+        merit -= EXTENSION_COST * (number > 0)
+        tried.append((merit, -number, option, options, coarse, best))
     _, _, frame, options, coarse, best = max(tried, key=lambda t: t[:2])
     weight = coarse.known * _without(others, coarse)
     side = int(min(max(max(frame.width, frame.height) / (1 - 2 * INSET), FINE[0]), FINE[1]))
@@ -240,7 +241,7 @@ def _refine(
         contrast = 1.0 - float(np.sqrt(p_in * p_out).sum())
         ratio = np.clip(np.log(p_in / p_out), -COLOUR_ODDS, COLOUR_ODDS)
         logit = PRIOR_WEIGHT * prior_logit + ratio[clusters]
-        smooth = _guided(guide, logit.astype(np.float32), max(1, size // RADIUS), 1e-3)
+        smooth = _guided(guide, np.asarray(logit, np.float32), max(1, size // RADIUS), 1e-3)
         inside = (1 / (1 + np.exp(-1.5 * smooth))) * in_box
     return _tidy(inside, prior), contrast
 

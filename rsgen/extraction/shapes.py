@@ -265,10 +265,13 @@ def templates(family: Family, log_aspect: float, pose: str, size: int) -> Templa
     limit = max(0.24 / family.stiffness, float(bent[keep[min(15, len(keep) - 1)]]))
     keep = np.sort(keep[bent[keep] <= limit])
     fill = np.stack([fills[k] for k in keep])
-    edge = np.stack([_boundary(f) for f in fill])
     cost = family.stiffness * (bent**2 + bent / 8) + np.array(handicaps, dtype=np.float32)
-    cost = np.asarray(cost, dtype=np.float32)
-    return Templates(fill, edge, cost[keep], np.array(angles, dtype=np.float32)[keep])
+    return Templates(
+        fill,
+        np.stack([_boundary(f) for f in fill]),
+        np.asarray(cost[keep], dtype=np.float32),
+        np.array(angles, dtype=np.float32)[keep],
+    )
 
 
 def _boundary(fill: Grid) -> Grid:
