@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsgen.errors import DataError, UsageError
@@ -35,6 +36,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 
 
+@lru_cache(maxsize=4096)
 def normal_name(name: str) -> str:
     """Spelling-free form of a class name: lower case, words joined by '-'."""
     return "-".join(name.strip().lower().replace("_", " ").replace("-", " ").split())

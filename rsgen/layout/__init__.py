@@ -14,15 +14,18 @@ true by construction. `PlannedLayout` says whose masks were used.
 """
 
 from rsgen.layout.from_pool import PlannedLayout, plan_from_pool
+from rsgen.layout.from_real import Perturbation, plan_from_layout
 from rsgen.layout.place import place_mask, placement
 from rsgen.layout.template import LayoutTemplate, layout_template_names, load_templates
 
 __all__ = [
     "LayoutTemplate",
+    "Perturbation",
     "PlannedLayout",
     "layout_template_names",
     "load_templates",
     "place_mask",
     "placement",
+    "plan_from_layout",
     "plan_from_pool",
 ]

@@ -24,7 +24,7 @@ from rsgen.records import ClassTable, Layout
 
 __all__ = ["PlannedLayout", "plan_from_pool"]
 
-ATTEMPTS = 4
+ATTEMPTS = 7
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from rsgen.pool import PoolMask
 from rsgen.raster import fill_quad
 from rsgen.records import ClassTable, Instance
 
-__all__ = ["ASSUMED_GSD_M", "Ground", "Piece"]
+__all__ = ["ASSUMED_GSD_M", "SMALLEST_PX", "Ground", "Piece", "visible_part"]
 
 Field = npt.NDArray[np.float32]
 ASSUMED_GSD_M = 0.5  # only for widths of stuff and gaps, where the layout has no gsd
@@ -226,7 +226,7 @@ class Ground:
         free = np.ones((self.height, self.width), dtype=bool)
         shown: list[Instance] = []
         for instance in reversed(ordered):
-            visible = _visible(instance, free)
+            visible = visible_part(instance, free)
             if visible is not None:
                 shown.append(visible)
         stuff = []
@@ -245,7 +245,8 @@ class Ground:
         return np.isin(self.stuff, codes) if codes else np.zeros(self.stuff.shape, dtype=bool)
 
 
-def _visible(instance: Instance, free: npt.NDArray[np.bool_]) -> Instance | None:
+def visible_part(instance: Instance, free: npt.NDArray[np.bool_]) -> Instance | None:
+    """What can be seen of an instance where `free`; takes it from `free`, in place."""
     mask = instance.mask
     if mask is None:
         return instance

@@ -57,12 +57,12 @@ def _rows(template: RowsTemplate, ground: Ground, draws: Draws) -> None:
     spine = ground.span_px(template.spine_width_m) if template.spine else 0.0
     pack = 2 * depth * 1.06 + spine if template.pair else depth
     lane = ground.span(template.lane) * depth
+    lane_width = min(ground.span_px(template.lane_width_m), 0.6 * depth)
     if template.lane_stuff is not None:
-        lane = max(lane, ground.px(template.lane_width_m[1]))
+        lane = max(lane, 1.1 * lane_width)
     pitch = pack + lane
     start = ground.span((-0.35, 0.35)) * ground.half
     limit = _beside(template, ground)
-    lane_width = ground.span_px(template.lane_width_m)
     occupied = ground.span(template.occupied)
     reach = math.ceil((ground.radius + pitch) / pitch)
     for k in sorted(range(-reach, reach + 1), key=abs):
@@ -75,12 +75,12 @@ def _rows(template: RowsTemplate, ground: Ground, draws: Draws) -> None:
         if template.spine is not None:
             ground.band(middle - spine / 2, middle + spine / 2, template.spine)
         if template.pair:
-            away = spine / 2 + depth * 0.53
-            _row(template, ground, draws, middle - away, base, occupied)
-            _row(template, ground, draws, middle + away, base + math.pi, occupied)
+            away = spine / 2 + depth * 0.03
+            _row(template, ground, draws, (middle - away, -1.0), base, occupied)
+            _row(template, ground, draws, (middle + away, 1.0), base + math.pi, occupied)
         else:
             turned = base + (math.pi if ground.rng.random() < 0.5 else 0.0)
-            _row(template, ground, draws, middle, turned, occupied)
+            _row(template, ground, draws, (middle, 0.0), turned, occupied)
 
 
 def _beside(template: RowsTemplate, ground: Ground) -> float:
@@ -101,13 +101,18 @@ def _row(
     template: RowsTemplate,
     ground: Ground,
     draws: Draws,
-    v: float,
+    base: tuple[float, float],
     facing: float,
     occupied: float,
 ) -> None:
-    """Objects side by side along v = const, from one border of the canvas to the other."""
+    """Objects side by side along v = const, from one border of the canvas to the other.
+
+    `base` is (v, side): the objects' middles lie on v (side 0), or their near ends do and
+    they reach toward lower (-1) or higher (+1) v.
+    """
     rng = ground.rng
     radius = ground.radius
+    v, side = base
     if abs(v) > radius:
         return
     u = -math.sqrt(max(radius**2 - v**2, 0.0))
@@ -123,11 +128,11 @@ def _row(
             if (template.jitter_deg)
             else 0.0
         )
-        along, _ = _extent(piece, turn)
+        along, across = _extent(piece, turn)
         if rng.random() >= occupied:
             u += along * (1 + gap)
             continue
-        if ground.put(piece, u + along / 2, v, turn):
+        if ground.put(piece, u + along / 2, v + side * across / 2, turn):
             u += along * (1 + gap)
             left -= 1
             if left == 0 and template.run:
@@ -335,10 +340,12 @@ def _lots(
             label = draws.main if draws.main in yards else yards[int(rng.integers(len(yards)))]
             piece = draws.piece(label)
             room = depth - setback - house
-            place = back + side * room / 2
-            if min(piece.length, piece.width) < room:
+            for _ in range(3):
                 turn = float(rng.choice((0.0, QUARTER))) + float(rng.normal(0, 0.04))
-                ground.put(piece, middle, place, turn, on=template.ground)
+                place = back + side * room * ground.span((0.35, 0.65))
+                shift = width * ground.span((-0.2, 0.2))
+                if ground.put(piece, middle + shift, place, turn, on=template.ground):
+                    break
         u += width
 
 
