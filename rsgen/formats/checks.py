@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from shapely.geometry import Polygon
-from shapely.validation import make_valid
+from shapely.geometry import LineString, Polygon
+from shapely.ops import polygonize, unary_union
 
 from rsgen.formats.common import Problem
 from rsgen.formats.rle import decode_counts, mask_from_runs
@@ -186,7 +186,7 @@ def check_polygons(parts: list[Array], width: int, height: int) -> tuple[Mask, B
         polygon = Polygon(part)
         if polygon.is_valid:
             continue
-        filled, net = make_valid(polygon).area, abs(polygon_area(part))
+        filled, net = _even_odd_area(part), abs(polygon_area(part))
         if filled > 0 and filled - net > LOOP_SHARE * filled:
             raise Problem("SelfCrossing", "the outline crosses itself", "redraw the outline")
         loops = loops or filled - net > 1e-6 * filled
@@ -199,6 +199,19 @@ def check_polygons(parts: list[Array], width: int, height: int) -> tuple[Mask, B
     if mask is None:
         raise Problem("ZeroArea", "the outline covers no pixel centre", "remove it or redraw it")
     return mask, inside, cut, loops
+
+
+def _even_odd_area(part: Array) -> float:
+    """Area of the points that an outline goes around an odd number of times."""
+    ring = np.vstack([part, part[:1]])
+    area = 0.0
+    for face in polygonize(unary_union(LineString(ring))):
+        inner = face.representative_point()
+        (x, y), (nx, ny) = ring[:-1].T, ring[1:].T
+        spans = (y > inner.y) != (ny > inner.y)
+        at = x[spans] + (inner.y - y[spans]) / (ny[spans] - y[spans]) * (nx[spans] - x[spans])
+        area += face.area if int((at > inner.x).sum()) % 2 else 0.0
+    return area
 
 
 def _union(parts: list[Array], width: int, height: int) -> Mask | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from formats_build import CLASSES, HEIGHT, WIDTH, disk_mask, plane, sample_of, tank, write
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -16,6 +15,7 @@ from rsgen.formats import read_dataset
 from rsgen.formats.coco_write import CocoWriter
 from rsgen.mask import Mask
 from rsgen.records import Instance
+from tests.formats_build import CLASSES, HEIGHT, WIDTH, disk_mask, plane, sample_of, tank, write
 
 
 def _load(path: Path) -> COCO:

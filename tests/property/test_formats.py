@@ -7,8 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from formats_build import CLASSES, assert_counts_add_up, put_image
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rsgen.formats import read_dataset, write_dataset
@@ -19,6 +18,7 @@ from rsgen.geometry import Box, RotatedBox, bounds, quad_iou, rotated_box_to_qua
 from rsgen.mask import Mask
 from rsgen.records import Instance, Layout, Sample
 from rsgen.registry import resolve
+from tests.formats_build import CLASSES, assert_counts_add_up, put_image
 
 WIDTH, HEIGHT = 80, 60
 FAST = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -160,6 +160,7 @@ def test_jsonl_keeps_everything(layout: Layout) -> None:
 
 
 @FAST
+@example(Mask(0, 0, 2, 2, b"121"))  # two pixels that touch at a corner
 @given(masks())
 def test_yolo_segments_keep_parts_and_holes(mask: Mask) -> None:
     layout = Layout(WIDTH, HEIGHT, (Instance("ship", mask.box, mask=mask),))

@@ -11,11 +11,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from formats_build import assert_counts_add_up, copy_bad, put_image
 
 from rsgen.errors import DataError
 from rsgen.formats import read_dataset
 from rsgen.records import ClassTable
+from tests.formats_build import assert_counts_add_up, copy_bad, put_image
 
 CLASSES = ClassTable.of("plane", "ship")
 

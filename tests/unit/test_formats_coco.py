@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from formats_build import (
+from pycocotools import mask as coco_mask
+
+from rsgen.errors import DataError, UsageError
+from rsgen.formats import read_dataset
+from rsgen.formats.coco_write import CategoryIds, CocoWriter
+from rsgen.geometry import Box, quad_iou
+from rsgen.mask import Mask
+from rsgen.records import ClassTable, Instance, Layout, Sample
+from tests.formats_build import (
     CLASSES,
     assert_counts_add_up,
     by_stem,
@@ -21,14 +29,6 @@ from formats_build import (
     tank,
     write,
 )
-from pycocotools import mask as coco_mask
-
-from rsgen.errors import DataError, UsageError
-from rsgen.formats import read_dataset
-from rsgen.formats.coco_write import CategoryIds, CocoWriter
-from rsgen.geometry import Box, quad_iou
-from rsgen.mask import Mask
-from rsgen.records import ClassTable, Instance, Layout, Sample
 
 
 def document(**annotation: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from formats_build import CLASSES, copy_bad, plane, put_image, sample_of, write
 
 from rsgen.errors import DataError, UsageError
 from rsgen.formats import SafeNames, detect, read_dataset, write_dataset
@@ -14,6 +13,7 @@ from rsgen.formats.files import ImageFolder, join_key, list_files, safe_relative
 from rsgen.formats.jsonl import JsonlWriter
 from rsgen.formats.names import LabelNames
 from rsgen.registry import names, resolve
+from tests.formats_build import CLASSES, copy_bad, plane, put_image, sample_of, write
 
 
 @pytest.mark.parametrize("kind", names("formats"))

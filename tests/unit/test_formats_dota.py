@@ -7,13 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from formats_build import CLASSES, assert_counts_add_up, by_stem, plane, put_image, sample_of, write
 
 from rsgen.formats import read_dataset
 from rsgen.formats.common import Problem
 from rsgen.formats.dota import DotaWriter, parse_line
 from rsgen.geometry import Box
 from rsgen.records import Instance
+from tests.formats_build import (
+    CLASSES,
+    assert_counts_add_up,
+    by_stem,
+    plane,
+    put_image,
+    sample_of,
+    write,
+)
 
 CORNERS = (2.0, 0.0, 6.0, 0.0, 6.0, 10.0, 2.0, 10.0)
 NUMBERS = "2 0 6.0 0 6 10 2 1e1"

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from formats_build import CLASSES, assert_counts_add_up, disk_mask, plane, sample_of, write
 
 from rsgen.formats import read_dataset
 from rsgen.formats.jsonl import JsonlWriter, to_json
 from rsgen.geometry import Box
 from rsgen.records import Geo, Instance, Provenance
+from tests.formats_build import CLASSES, assert_counts_add_up, disk_mask, plane, sample_of, write
 
 
 def test_a_sample_comes_back_whole(tmp_path: Path) -> None:

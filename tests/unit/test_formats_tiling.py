@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from formats_build import disk_mask, plane, sample_of, tank
 
 from rsgen.errors import UsageError
 from rsgen.formats.tiling import Window, cut_layout, cut_sample, fit_along, needs_tiling, plan_tiles
 from rsgen.geometry import Box, as_array, bounds, heading_of, polygon_area
 from rsgen.records import Geo, Instance, Layout
+from tests.formats_build import disk_mask, plane, sample_of, tank
 
 PLANS = [
     # width, height, size, gap, columns, rows

@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from formats_build import (
+
+from rsgen.formats import read_dataset
+from rsgen.formats.yolo_write import YoloWriter
+from rsgen.geometry import Box, as_array, polygon_area, quad_iou
+from rsgen.mask import Mask
+from rsgen.records import Instance
+from tests.formats_build import (
     CLASSES,
     HEIGHT,
     WIDTH,
@@ -20,12 +26,6 @@ from formats_build import (
     tank,
     write,
 )
-
-from rsgen.formats import read_dataset
-from rsgen.formats.yolo_write import YoloWriter
-from rsgen.geometry import Box, as_array, polygon_area, quad_iou
-from rsgen.mask import Mask
-from rsgen.records import Instance
 
 OBB = "0 0.25 0.25 0.5 0.25 0.5 0.75 0.25 0.75\n"
 
