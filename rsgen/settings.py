@@ -241,6 +241,10 @@ class ExportConfig(Section):
     image_format: Literal["png", "jpg", "match-real"] = Field("png", description="image codec")
     jpg_quality: int = Field(92, ge=50, le=100, description="quality for jpg")
     include_unknown: bool = Field(False, description="export samples whose verdict is unknown")
+    failed_objects: Literal["difficult", "keep", "drop"] = Field(
+        "difficult",
+        description="objects of kept images that failed a filter rule: mark, keep or leave out",
+    )
     category_ids: str = Field("start=1", description="COCO ids: start=N or from=FILE")
 
 
