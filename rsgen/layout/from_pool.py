@@ -25,6 +25,7 @@ from rsgen.records import ClassTable, Layout
 __all__ = ["PlannedLayout", "plan_from_pool"]
 
 ATTEMPTS = 7
+SURE_FILL = 0.62  # an object of this share of the view fits at any angle
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def plan_from_pool(
     nothing = bool(rng.random() < empty)
     for attempt in range(ATTEMPTS):
         ground, draws = _begin(pool, names, classes, template, main, rng, size, gsd_m)
+        if attempt == ATTEMPTS - 1:
+            draws.fill = SURE_FILL
         if nothing:
             ground.capacity = 0
         arrange(template, ground, draws)

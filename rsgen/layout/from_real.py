@@ -40,8 +40,8 @@ StuffMap = npt.NDArray[np.int32]
 class Perturbation:
     """How far `perturb` goes. Moves are shares of the object's long side."""
 
-    move: float = 0.6
-    turn_rad: float = math.radians(20)
+    move: float = 0.4
+    turn_rad: float = math.radians(10)
     resize: float = 0.12
     drop: float = 0.1
     duplicate: float = 0.12
@@ -372,6 +372,8 @@ def _stuff_map(layout: Layout, stuff: list[Instance], things: list[Instance]) ->
     for instance in things:
         if instance.mask is not None:
             instance.mask.paint(hidden, 1)
+    # a ring more: pixels that an object covers by less than half belong to nothing
+    hidden = np.asarray(cv2.dilate(hidden, np.ones((3, 3), dtype=np.uint8)), dtype=np.uint8)
     hidden[ground > 0] = 0
     if not hidden.any() or hidden.all():
         return ground

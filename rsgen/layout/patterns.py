@@ -67,7 +67,7 @@ def _rows(template: RowsTemplate, ground: Ground, draws: Draws) -> None:
     reach = math.ceil((ground.radius + pitch) / pitch)
     for k in sorted(range(-reach, reach + 1), key=abs):
         middle = start + k * pitch
-        if template.lane_stuff is not None:
+        if template.lane_stuff is not None and ground.rng.random() < template.lane_chance:
             edge = middle + pitch / 2
             ground.band(edge - lane_width / 2, edge + lane_width / 2, template.lane_stuff)
         if middle - pack / 2 < limit:

@@ -136,6 +136,7 @@ class RowsTemplate(_Template):
     reverse: Share = Field(0.0, description="share of objects that face the other way")
     jitter_deg: float = Field(2.0, ge=0, le=180)
     lane_stuff: str | None = None
+    lane_chance: Share = Field(0.5, description="share of lanes that carry the stuff")
     lane_width_m: Length = (12.0, 20.0)
     spine: str | None = Field(None, description="stuff between the rows of a pair (a pier)")
     spine_width_m: Length = (2.0, 4.0)
