@@ -31,7 +31,8 @@ def make_set(path: Path, instances: int) -> None:
     """A COCO file of random blobs."""
     rng = np.random.default_rng(0)
     turns = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number in range(-(-instances // PER_IMAGE)):
         images.append(
             {"id": number, "file_name": f"{number:06d}.png", "width": SIZE, "height": SIZE}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rsgen.errors import DataError
+from rsgen.formats.checks import raster_session
 from rsgen.formats.common import (
     Dataset,
     Format,
@@ -83,7 +84,8 @@ def read_dataset(
         found = detect(request.path, request.labels)
         format = found.format
     chosen: Format = resolve("formats", format)
-    dataset = chosen.read(request)
+    with raster_session():
+        dataset = chosen.read(request)
     if found is not None:
         dataset.notes.insert(0, f"format: {dataset.format}, since {found.found}")
     return dataset

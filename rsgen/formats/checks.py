@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,20 @@ __all__ = [
     "finite_numbers",
     "number",
     "quad_inside",
+    "raster_session",
 ]
 
 SLACK_PX = 1.0  # annotators overshoot the border by a pixel; that is no truncation
 LOOP_SHARE = 0.1  # a polygon whose loops hold more than this share of it is unusable
+
+
+@contextmanager
+def raster_session() -> Iterator[None]:
+    """Sets GDAL up once for many polygons; done for each one, it takes most of the time."""
+    import rasterio
+
+    with rasterio.Env():
+        yield
 
 
 def number(value: Any, what: str) -> float:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rsgen.errors import DataError, UsageError
+from rsgen.formats.checks import raster_session
 from rsgen.formats.common import WriteReport
 from rsgen.geometry import polygon_area, quad_to_rotated_box
 from rsgen.mask import Mask
-from rsgen.records import ClassTable, Instance, Sample, normal_name
+from rsgen.records import ClassTable, Instance, Layout, Sample, normal_name
 
 __all__ = ["CategoryIds", "CocoWriter"]
 
@@ -225,6 +226,10 @@ class CocoWriter:
         if layout.gsd_m is not None:
             image["gsd_m"] = layout.gsd_m
         file.add_image(image)
+        with raster_session():
+            self._add_labels(layout, file)
+
+    def _add_labels(self, layout: Layout, file: _SplitFile) -> None:
         for instance in layout.instances:
             category = self._category(instance.label)
             if category is None:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from rsgen.formats.checks import quad_inside
+from rsgen.formats.checks import quad_inside, raster_session
 from rsgen.formats.common import WriteReport
 from rsgen.geometry import Array, as_array, box_quad
 from rsgen.mask import Mask
@@ -65,6 +65,13 @@ class YoloWriter:
 
     def add(self, sample: Sample, image_name: str, split: str) -> None:
         width, height = sample.layout.width, sample.layout.height
+        with raster_session():
+            lines = self._lines(sample, width, height)
+        target = self._out / "labels" / split / f"{Path(image_name).stem}.txt"
+        target.write_text("".join(lines), encoding="utf-8")
+        self._images += 1
+
+    def _lines(self, sample: Sample, width: int, height: int) -> list[str]:
         lines = []
         for instance in sample.layout.instances:
             index = self._class_index(instance.label)
@@ -75,9 +82,7 @@ class YoloWriter:
                 continue
             lines.append(f"{index} " + " ".join(f"{v:.8f}" for v in values.ravel()) + "\n")
             self._labels += 1
-        target = self._out / "labels" / split / f"{Path(image_name).stem}.txt"
-        target.write_text("".join(lines), encoding="utf-8")
-        self._images += 1
+        return lines
 
     def _values(self, instance: Instance, width: int, height: int) -> Array | None:
         """Normalised numbers of one line; None when nothing lies inside the image."""
