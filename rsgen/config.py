@@ -76,15 +76,18 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
+    seen: set[tuple[str, str]] = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            continue
+        key = (key_node.tag, key_node.value)
         if key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} is given twice", key_node.start_mark
+                None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
             )
-        seen[key] = loader.construct_object(value_node, deep=True)
-    return seen
+        seen.add(key)
+    # Merges `<<:` and refuses keys that are lists; own keys beat merged ones.
+    return dict(loader.construct_mapping(node, deep=True))
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
@@ -127,10 +130,24 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """RSGEN_SEED=7, RSGEN_TRAIN__LR=1e-4 -> {seed: 7, train: {lr: 1e-4}}."""
     tree: dict[str, Any] = {}
+    problems = []
     for name in sorted(environ):
-        if name.startswith(ENVIRONMENT_PREFIX) and name != "RSGEN_DEBUG":
-            key = name[len(ENVIRONMENT_PREFIX) :].lower().replace("__", ".")
-            _set(tree, key, yaml.safe_load(environ[name]))
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == "RSGEN_DEBUG":
+            continue
+        section, _, key = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
+        if section not in Config.model_fields:
+            problems.append(f"{name}: no such key; first parts: {', '.join(Config.model_fields)}")
+        elif not key and _known_keys([section]):
+            problems.append(f"{name}: a whole section; set one key of it, as {name}__KEY")
+        else:
+            try:
+                value = yaml.safe_load(environ[name])
+            except yaml.YAMLError:
+                problems.append(f"{name}: {environ[name]!r} is not valid YAML")
+                continue
+            _set(tree, f"{section}.{key.replace('__', '.')}" if key else section, value)
+    if problems:
+        raise UsageError("environment:\n  " + "\n  ".join(problems))
     return tree
 
 
@@ -153,7 +170,8 @@ def load_config(
     """
     tree: dict[str, Any] = {}
     for layer in files:
-        tree = _merge(tree, layer)
+        # A section with everything commented out reads as null: nothing was given.
+        tree = _merge(tree, {key: value for key, value in layer.items() if value is not None})
     tree = _merge(tree, _environment(os.environ if environ is None else environ))
     given: dict[str, Any] = {}
     for key, value in [*options, *settings]:
