@@ -72,7 +72,8 @@ def resolve(group: str, name: str) -> Any:
         UsageError: the name is unknown (with the nearest known one).
         SetupError: its package is not installed (with the extra to install).
     """
-    target = BUILT_IN[group].get(name) or _third_party(group).get(name)
+    ours = BUILT_IN[group].get(name)
+    target = ours or _third_party(group).get(name)
     if target is None:
         known = names(group)
         near = difflib.get_close_matches(name, known, n=1)
@@ -92,4 +93,9 @@ def resolve(group: str, name: str) -> Any:
             f"{name!r} needs the package {error.name!r}, which is not installed",
             hint=f"pip install '{wanted}'",
         ) from error
+    if ours is None and not hasattr(module, attribute):
+        raise SetupError(
+            f"the plug-in {name!r} of {group} names {target}, which has no {attribute!r}",
+            hint="update or remove the package that provides it",
+        )
     return getattr(module, attribute)
