@@ -10,8 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from rsgen import __version__
 from rsgen.config import Config, section_name
@@ -38,6 +42,30 @@ COUNT_KEYS: dict[str, frozenset[str]] = {
 }
 # Commands whose result depends on the batch size and number type themselves.
 LEARNERS = frozenset({"train", "train-judge", "rl-tune"})
+# Libraries whose version may change labels or pixels.
+LIBRARIES = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+    "shapely",
+    "rasterio",
+    "torch",
+    "diffusers",
+    "transformers",
+)
+
+
+@cache
+def library_versions() -> Mapping[str, str]:
+    """Versions of rsgen and of the installed libraries that its results depend on."""
+    found = {"rsgen": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def canonical_json(value: Any) -> bytes:
@@ -131,7 +159,7 @@ class RunInfo:
             "image_roots": list(self.image_roots),
             "model_hashes": dict(self.model_hashes),
             "options": dict(self.options),
-            "versions": {"rsgen": __version__},
+            "versions": dict(library_versions()),
             "plan": None if self.plan is None else asdict(self.plan),
         }
 
@@ -151,11 +179,22 @@ class RunInfo:
             ) from error
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error})") from error
-        if row.get("schema") != SCHEMA:
+        schema = row.get("schema") if isinstance(row, dict) else None
+        if schema != SCHEMA:
             raise DataError(
-                f"{path}: schema {row.get('schema')!r}, this version reads {SCHEMA}",
+                f"{path}: schema {schema!r}, this version reads {SCHEMA}",
                 hint="make the run again with this version",
             )
+        try:
+            return cls._from_row(row, out)
+        except (KeyError, TypeError, AttributeError, ValidationError, UsageError) as error:
+            raise DataError(
+                f"{path}: not the record of a command's run ({type(error).__name__}: {error})",
+                hint="give the OUT of a command made by this version",
+            ) from error
+
+    @classmethod
+    def _from_row(cls, row: Mapping[str, Any], out: Path) -> RunInfo:
         return cls(
             command=row["command"],
             config=Config.model_validate(row["config"]),
