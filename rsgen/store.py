@@ -41,6 +41,10 @@ __all__ = [
     "open_samples",
 ]
 
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".img", ".vrt")
+)
+LARGE_FILE_BYTES = 256 * 1024**2
 SAMPLE_STAGES = frozenset({"scenes", "extract-masks", "generate", "filter"})
 
 
@@ -49,6 +53,7 @@ SAMPLE_STAGES = frozenset({"scenes", "extract-masks", "generate", "filter"})
 
 def run_folder(path: Path) -> Path | None:
     """OUT for OUT itself or for a thing inside it; None where there is no run."""
+    path = path.absolute()
     for folder in (path, *list(path.parents)[:4]):
         record = folder / "run.json"
         # A pipeline's folder has a run.json too; only a command's names its fingerprint.
@@ -62,7 +67,11 @@ def is_committed(out: Path) -> bool:
 
 
 def _listing(path: Path) -> list[list[Any]]:
-    """[relative name, size] of every file of a raw data set, sorted; hidden ones left out."""
+    """One row a file of a raw data set, sorted; hidden ones left out.
+
+    Labels count by their bytes: a corrected digit leaves the size as it was. Images count by
+    their size, hundreds of gigabytes are not read for a hash.
+    """
     if path.is_file():
         return [[path.name, path.stat().st_size, sha256_file(path)]]
     rows: list[list[Any]] = []
@@ -70,8 +79,26 @@ def _listing(path: Path) -> list[list[Any]]:
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in sorted(f for f in files if not f.startswith(".")):
             full = Path(folder) / name
-            rows.append([full.relative_to(path).as_posix(), full.stat().st_size])
+            row: list[Any] = [full.relative_to(path).as_posix(), full.stat().st_size]
+            if full.suffix.lower() not in IMAGE_SUFFIXES:
+                row.append(_content_hash(full, row[1]))
+            rows.append(row)
     return sorted(rows)
+
+
+def _content_hash(path: Path, size: int) -> str:
+    """The file's hash; of a very large one (weights, archives) its two ends alone."""
+    if size <= LARGE_FILE_BYTES:
+        return sha256_file(path)
+    with path.open("rb") as handle:
+        head = handle.read(1 << 20)
+        handle.seek(size - (1 << 20))
+        return hashlib.sha256(head + handle.read()).hexdigest()
+
+
+def is_model_name(name: str, path: Path) -> bool:
+    """Whether an input is a model by name (`tiny`, `hub:ORG/NAME`) and no folder."""
+    return name in {"checkpoint", "base"} and (str(path) == "tiny" or str(path)[:4] == "hub:")
 
 
 def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef:
@@ -80,6 +107,9 @@ def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef
     Raises:
         DataError: missing, or an uncommitted run without `allow_partial`.
     """
+    if is_model_name(name, path):
+        # A model by name: its hash enters the request beside the inputs.
+        return InputRef(name, str(path), digest(str(path)), digest(str(path)))
     if not path.exists():
         raise DataError(f"{name}: {path} does not exist", hint="check the path")
     out = run_folder(path)
@@ -148,20 +178,29 @@ def read_part(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: damaged part ({error})", hint="delete this file and run its command again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, why: object) -> DataError:
+    return DataError(
+        f"{path}: missing or damaged part ({why})",
+        hint="make its run again in a new folder, or restore the file from a copy",
+    )
 
 
 def part_counts(path: Path) -> tuple[int, int, dict[str, int]]:
     """(rows, failures, counts) from a part's footer alone."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pq.read_schema(path)
-    metadata = schema.metadata or {}
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+    metadata = footer.metadata or {}
     counts = json.loads(metadata.get(b"rsgen_counts", b"{}"))
     failures = int(metadata.get(b"rsgen_failures", b"0"))
-    return pq.read_metadata(path).num_rows, failures, {k: int(v) for k, v in counts.items()}
+    return footer.num_rows, failures, {k: int(v) for k, v in counts.items()}
 
 
 def read_failures(out: Path) -> Iterator[Failure]:
@@ -177,11 +216,19 @@ def read_failures(out: Path) -> Iterator[Failure]:
 class SampleRun:
     """The samples of a run directory, in order."""
 
-    def __init__(self, out: Path, info: RunInfo, parts: Sequence[Path], manifest_hash: str):
+    def __init__(
+        self,
+        out: Path,
+        info: RunInfo,
+        parts: Sequence[Path],
+        manifest_hash: str,
+        sha256: Mapping[str, str] | None = None,
+    ):
         self.path = out
         self.info = info
         self.manifest_hash = manifest_hash
         self._parts = list(parts)
+        self._unchecked = dict(sha256 or {})  # part name -> the manifest's hash
         self._rows = [part_counts(path)[0] for path in self._parts]
 
     @property
@@ -202,7 +249,15 @@ class SampleRun:
 
     def __iter__(self) -> Iterator[Sample]:
         for path in self._parts:
-            yield from samples_from_table(read_part(path))
+            yield from samples_from_table(self._read(path))
+
+    def _read(self, path: Path) -> pa.Table:
+        """A part's table; at its first reading held against the manifest."""
+        table = read_part(path)
+        wanted = self._unchecked.pop(path.name, None)
+        if wanted is not None and sha256_file(path) != wanted:
+            raise _damaged(path, "it differs from the hash in manifest.json")
+        return table
 
     def rows(self, start: int, stop: int) -> list[Sample]:
         """Samples start..stop-1, reading only the parts that hold them."""
@@ -211,7 +266,7 @@ class SampleRun:
         for path, rows in zip(self._parts, self._rows, strict=True):
             low, high = max(start, first), min(stop, first + rows)
             if low < high:
-                table = read_part(path).slice(low - first, high - low)
+                table = self._read(path).slice(low - first, high - low)
                 found.extend(samples_from_table(table))
             first += rows
         return found
@@ -257,7 +312,8 @@ def open_samples(path: Path, allow_partial: bool = False) -> SampleRun:
     if is_committed(out):
         manifest = read_manifest(out)
         parts = [out / "parts" / part["name"] for part in manifest["parts"]]
-        return SampleRun(out, info, parts, sha256_file(out / "manifest.json"))
+        hashes = {part["name"]: part["sha256"] for part in manifest["parts"]}
+        return SampleRun(out, info, parts, sha256_file(out / "manifest.json"), hashes)
     if not allow_partial:
         raise DataError(
             f"{out}: not complete (no manifest.json)",
