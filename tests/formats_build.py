@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rsgen.formats import Dataset, FormatWriter, write_dataset
+from rsgen.formats import Dataset, FormatWriter, WriteReport, write_dataset
 from rsgen.geometry import RotatedBox, bounds, rotated_box_to_quad
 from rsgen.mask import Mask
 from rsgen.records import ClassTable, Instance, Layout, ObjectClass, Sample
@@ -74,7 +74,7 @@ def sample_of(name: str, *instances: Instance, split: str | None = None) -> Samp
     )
 
 
-def write(writer: FormatWriter, samples: Iterable[Sample], out: Path) -> object:
+def write(writer: FormatWriter, samples: Iterable[Sample], out: Path) -> WriteReport:
     """Write with images, train and val split."""
     return write_dataset(
         writer, samples, CLASSES, out, splits=("train", "val"), copy_image=place_image

@@ -245,8 +245,10 @@ class DotaWriter:
         for instance in sample.layout.instances:
             name, box = self._class_name(instance.label), instance.bounds()
             quad = instance.quad or (None if box is None else box_quad(box))
-            if name is None or quad is None:
-                reason = "stuff class" if name is None else "no box"
+            layout = sample.layout
+            outside = box is None or box.clip(layout.width, layout.height).area <= 0
+            if name is None or quad is None or outside:
+                reason = "stuff class" if name is None else "outside the image"
                 self._skipped[reason] = self._skipped.get(reason, 0) + 1
                 continue
             corners = " ".join(_text(c) for point in quad for c in point)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from rsgen.errors import DataError
@@ -13,8 +13,11 @@ from rsgen.images import MAX_PIXELS, image_size
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageFolder",
+    "is_under",
     "join_key",
     "list_files",
+    "names_images",
+    "names_labels",
     "read_lines",
     "relative",
     "safe_relative",
@@ -25,8 +28,22 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2"}
 )
 IMAGE_FOLDERS = frozenset({"images", "image", "img", "imgs", "jpegimages"})
-LABEL_FOLDERS = frozenset({"labels", "label", "labeltxt", "labeltxt-v1.0", "labeltxt-v1.5",
-                           "labeltxt-v2.0", "annfiles", "annotations"})  # fmt: skip
+LABEL_FOLDERS = frozenset({"labels", "label", "annfiles", "annotations"})
+
+
+def names_images(folder: str) -> bool:
+    """Whether a folder's name says that images lie in it."""
+    return folder.lower() in IMAGE_FOLDERS
+
+
+def names_labels(folder: str) -> bool:
+    """Whether a folder's name says that labels lie in it (labelTxt-v1.0 too)."""
+    return folder.lower() in LABEL_FOLDERS or folder.lower().startswith("labeltxt")
+
+
+def is_under(path: Path, root: Path, named: Callable[[str], bool]) -> bool:
+    """Whether a folder between the root and the file has such a name."""
+    return any(named(part) for part in PurePosixPath(relative(path, root)).parts[:-1])
 
 
 def relative(path: Path, root: Path) -> str:
@@ -82,19 +99,26 @@ def join_key(path: Path, root: Path) -> str:
     """What an image and its label file share: the path without suffix and without the folder
     names that only say 'images' or 'labels' (`train/images/a.png`, `labels/train/a.txt`)."""
     parts = PurePosixPath(relative(path, root)).with_suffix("").parts
-    kept = [p for p in parts[:-1] if p.lower() not in IMAGE_FOLDERS | LABEL_FOLDERS]
+    kept = [p for p in parts[:-1] if not names_images(p) and not names_labels(p)]
     return "/".join([*kept, parts[-1]])
 
 
 class ImageFolder:
-    """The images under a folder, found by join key or, where stems are distinct, by stem."""
+    """The images under a folder, found by join key or, where stems are distinct, by stem.
 
-    def __init__(self, root: Path) -> None:
+    Where some lie in folders called `images`, only those count (the others may be previews),
+    unless the folder was given as the one of the images (`explicit`).
+    """
+
+    def __init__(self, root: Path, *, explicit: bool = False) -> None:
         self.root = root
         self.by_key: dict[str, Path] = {}
         self.repeated: list[tuple[Path, Path]] = []  # (left out, kept): same key
         stems: dict[str, list[str]] = {}
-        for path in list_files(root, IMAGE_SUFFIXES):
+        paths = list_files(root, IMAGE_SUFFIXES)
+        named = [] if explicit else [p for p in paths if is_under(p, root, names_images)]
+        self.left_alone = len(paths) - len(named) if named else 0
+        for path in named or paths:
             key = join_key(path, root)
             if key in self.by_key:
                 self.repeated.append((path, self.by_key[key]))
@@ -154,7 +178,8 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         data = path.read_bytes()
-        return data.decode("utf-8-sig").splitlines()
+        text = data.decode("utf-8-sig").removesuffix("\n")
+        return [line.rstrip("\r") for line in text.split("\n")]
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise Problem(

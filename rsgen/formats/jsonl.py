@@ -7,7 +7,7 @@ their crop (x0, y0, width, height, counts).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +24,7 @@ from rsgen.formats.common import (
     WriteReport,
     split_of_path,
 )
-from rsgen.formats.files import read_lines, relative, safe_relative, size_of
+from rsgen.formats.files import relative, safe_relative, size_of
 from rsgen.formats.names import LabelNames
 from rsgen.geometry import Box
 from rsgen.mask import Mask
@@ -82,15 +82,28 @@ def read_jsonl(request: ReadRequest) -> Dataset:
     tally = Tally(request.images or folder)
     for file in files:
         where = relative(file, folder)
-        try:
-            lines = read_lines(file)
-        except Problem as problem:
-            raise DataError(f"{where}: {problem.message}", hint=problem.fix) from problem
-        for position, text in enumerate(lines, start=1):
-            if text.strip():
-                _read_line(text, f"{where}:{position}", request, names, tally)
+        for position, text in _lines(file, where):
+            _read_line(text, f"{where}:{position}", request, names, tally)
     ordered = (folder / "classes.json").is_file()
     return tally.dataset("jsonl", names.table(in_order=ordered))
+
+
+def _lines(file: Path, where: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank, one at a time.
+
+    Raises:
+        DataError: a line that is not UTF-8.
+    """
+    with file.open("rb") as handle:
+        for position, raw in enumerate(handle, start=1):
+            try:
+                text = raw.decode("utf-8-sig" if position == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{where}:{position}: not UTF-8", hint="save it as UTF-8"
+                ) from error
+            if text:
+                yield position, text
 
 
 def _declare(path: Path, names: LabelNames) -> None:

@@ -10,10 +10,11 @@ from rsgen.errors import DataError
 from rsgen.formats.common import Problem, ReadRequest, Tally, split_of_path
 from rsgen.formats.files import (
     IMAGE_SUFFIXES,
-    LABEL_FOLDERS,
     ImageFolder,
+    is_under,
     join_key,
     list_files,
+    names_labels,
     relative,
     size_of,
 )
@@ -106,14 +107,16 @@ def image_root(request: ReadRequest) -> Path:
             raise DataError(f"{request.images}: no such folder", hint="check --images")
         return request.images
     folder = request.path if request.path.is_dir() else request.path.parent
-    alone = folder.name.lower() in LABEL_FOLDERS and not list_files(folder, IMAGE_SUFFIXES)
+    alone = names_labels(folder.name) and not list_files(folder, IMAGE_SUFFIXES)
     return folder.parent if alone else folder
 
 
 def find_pairs(request: ReadRequest, tally: Tally) -> Pairs:
     """Join images and label files; a key that stands twice becomes a failure."""
     root, base = tally.root, label_base(request)
-    images = ImageFolder(root)
+    images = ImageFolder(root, explicit=request.images is not None)
+    if images.left_alone:
+        tally.notes.append(f"{images.left_alone} images outside the images folders left alone")
     for path, kept in images.repeated:
         problem = Problem(
             "DuplicateId",
@@ -154,11 +157,7 @@ def label_files(request: ReadRequest, images: ImageFolder | None = None) -> list
     if source.is_file() and source.suffix.lower() == ".txt":
         return [source]
     files = list_files(base, {".txt"})
-    named = [
-        f
-        for f in files
-        if any(p.lower() in LABEL_FOLDERS for p in Path(relative(f, base)).parts[:-1])
-    ]
+    named = [f for f in files if is_under(f, base, names_labels)]
     chosen = named if named and request.labels is None else files
     return [
         f

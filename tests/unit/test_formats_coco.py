@@ -194,7 +194,7 @@ def test_every_kind_of_label_comes_back(tmp_path: Path) -> None:
         sample_of("val/a", split="val"),
     ]
     report = write(CocoWriter(), samples, tmp_path)
-    assert report.labels == 5  # type: ignore[attr-defined]
+    assert report.labels == 5
     back = read_dataset(tmp_path)
     assert_counts_add_up(back)
     assert back.failures == []

@@ -148,6 +148,15 @@ def test_a_split_that_is_not_written_is_refused(tmp_path: Path) -> None:
         write_dataset(JsonlWriter(), [sample_of("a", split="test")], CLASSES, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["coco", "dota", "yolo", "yolo-obb"])
+def test_a_label_wholly_outside_is_left_out_and_counted(tmp_path: Path, kind: str) -> None:
+    """Written, it would come back as a failure; dropped unseen, the counts would not add up."""
+    far = plane(300, 200, 20, 8, 0.6)
+    report = write(resolve("formats", kind).writer(), [sample_of("a", far)], tmp_path)
+    assert (report.labels, report.skipped) == (0, {"outside the image": 1})
+    assert read_dataset(tmp_path, format=kind).records[0].layout.instances == ()
+
+
 @pytest.mark.parametrize("kind", names("formats"))
 def test_an_error_half_way_leaves_no_temporary_file(tmp_path: Path, kind: str) -> None:
     samples = [sample_of("a", plane(30, 24, 20, 8, 0.6)), sample_of("b", split="elsewhere")]

@@ -59,6 +59,7 @@ LAYOUTS = [
     ("train/labelTxt", "train/images", "train"),
     ("val/annfiles", "val/images", "val"),
     ("labelTxt-v1.0/train", "images/train", "train"),
+    ("train/labelTxt-v1.5/obb", "train/images/obb", "train"),
     ("labelTxt", ".", None),
 ]
 
@@ -168,7 +169,7 @@ def test_every_label_comes_back(tmp_path: Path, layout: str) -> None:
         sample_of("two", split="val"),
     ]
     report = write(DotaWriter(layout), samples, tmp_path)  # type: ignore[arg-type]
-    assert report.skipped == {"stuff class": 1}  # type: ignore[attr-defined]
+    assert report.skipped == {"stuff class": 1}
     back = read_dataset(tmp_path, classes=CLASSES)
     assert back.failures == []
     found = by_stem(back)

@@ -28,7 +28,7 @@ def test_a_sample_comes_back_whole(tmp_path: Path) -> None:
                 8,
                 0.6,
                 mask=mask,
-                caption="a plane",
+                caption="a plane\u2028on\x85ice",
                 attributes={"colour": "white"},
                 scores={"contrast": 0.5},
                 reasons=("low",),

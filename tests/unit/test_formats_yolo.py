@@ -117,6 +117,15 @@ def test_images_without_a_label_file_are_background(tmp_path: Path) -> None:
     assert_counts_add_up(dataset)
 
 
+def test_previews_beside_the_images_are_no_background(tmp_path: Path) -> None:
+    """Pictures with drawn boxes, read as empty images, would teach that boats are water."""
+    folder = _set(tmp_path, OBB, {"classes.txt": "plane\n"})
+    put_image(folder / "previews" / "a.png")
+    dataset = read_dataset(folder)
+    assert [s.id for s in dataset] == ["images/a.png"]
+    assert any("1 images outside" in note for note in dataset.notes)
+
+
 def _samples() -> list:
     both = Mask.from_array(
         disk_mask(12, 12, 6, hole=3).to_array(WIDTH, HEIGHT)
@@ -140,7 +149,7 @@ def _samples() -> list:
 def test_every_label_comes_back(tmp_path: Path, kind: str) -> None:
     samples = _samples()
     report = write(YoloWriter(kind), samples, tmp_path)  # type: ignore[arg-type]
-    assert (report.labels, report.skipped) == (3, {"stuff class": 1})  # type: ignore[attr-defined]
+    assert (report.labels, report.skipped) == (3, {"stuff class": 1})
     names = yaml.safe_load((tmp_path / "data.yaml").read_text())["names"]
     assert names == {0: "plane", 1: "storage tank", 2: "ship"}, "things only, from 0"
 
