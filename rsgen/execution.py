@@ -19,12 +19,12 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Protocol
 
-from rsgen.errors import OutOfMemory, RsgenError, SetupError, Stopped, TooManyFailures, UsageError
+from rsgen.errors import OutOfMemory, SetupError, Stopped, TooManyFailures, UsageError
 from rsgen.images import replace_bytes, sha256_file
 from rsgen.records import ClassTable, Failure, Sample
 from rsgen.registry import resolve
 from rsgen.reporting import Reporter, RunSummary
-from rsgen.request import InputRef, Plan, RunInfo
+from rsgen.request import InputRef, Plan, RunInfo, refuse_other_request, request_keys
 from rsgen.runs import (
     Control,
     Job,
@@ -32,6 +32,7 @@ from rsgen.runs import (
     commit,
     events_reporter,
     hold_lock,
+    refuse_foreign,
     run_json_bytes,
     save_summary,
     stored_summary,
@@ -44,6 +45,7 @@ from rsgen.store import (
     part_counts,
     part_path,
     read_manifest,
+    remove_leftovers,
     write_part,
 )
 
@@ -211,7 +213,7 @@ def make_plan(job: Job, stage: Stage, count: int, old: Plan | None) -> Plan:
                 f"{job.out} already has {old.count} items, {count} asked for",
                 hint=f"ask for at least {old.count}, or use another folder: --out {job.out}-2",
             )
-        if old.shards:
+        if len(old.shards) > 1:  # a lone first shard may have been cut short by its count
             shard_size = old.shards[0][1] - old.shards[0][0]
         return old if count == old.count else old.extended(count, shard_size)
     uses_torch = bool(_default(stage, "uses_torch", False))
@@ -256,7 +258,8 @@ def run_stage(job: Job) -> RunSummary:
     stage: Stage = resolve("stages", job.command)(_provisional(job, inputs))
     count = stage.count()
     if job.dry_run:
-        return _dry_run(job, stage, count)
+        return _dry_run(job, inputs, stage, count)
+    refuse_foreign(job.out)
     with hold_lock(job.out, job):
         info = begin(
             job,
@@ -271,10 +274,11 @@ def run_stage(job: Job) -> RunSummary:
         if is_committed(job.out) and _covers(job.out, info.plan):
             return stored_summary(job.out, "no-op")
         reporter = events_reporter(job)
-        indices = _missing(info)
+        mine = list(range(len(info.plan.shards)))
         if job.slice_of is not None:
             part, of = job.slice_of
-            indices = [k for k in indices if k % of == part]
+            mine = [k for k in mine if k % of == part]
+        indices = _missing(info, mine)
         done = _run_indices(info, indices, job, reporter)
         if job.slice_of is not None:
             return RunSummary(
@@ -292,8 +296,15 @@ def _covers(out: Path, plan: Plan) -> bool:
     return len(read_manifest(out)["parts"]) == len(plan.shards)
 
 
-def _dry_run(job: Job, stage: Stage, count: int) -> RunSummary:
-    old = RunInfo.load(job.out).plan if (job.out / "run.json").is_file() else None
+def _dry_run(job: Job, inputs: Sequence[InputRef], stage: Stage, count: int) -> RunSummary:
+    refuse_foreign(job.out)
+    old = None
+    if (job.out / "run.json").is_file():
+        info = RunInfo.load(job.out)
+        hashes = _default(stage, "model_hashes", dict)()
+        keys = request_keys(job.command, job.config, inputs, hashes, job.options)
+        refuse_other_request(job.out, info, keys)
+        old = info.plan
     plan = make_plan(job, stage, count, old)
     done = sum(part_path(job.out, k).is_file() for k in range(len(plan.shards)))
     return RunSummary(
@@ -314,18 +325,21 @@ def _dry_run(job: Job, stage: Stage, count: int) -> RunSummary:
     )
 
 
-def _missing(info: RunInfo) -> list[int]:
-    """Shards without a part; also those with failures when too many items failed before."""
+def _missing(info: RunInfo, mine: Sequence[int]) -> list[int]:
+    """Which of my shards have no part; also mine with failures when too many items failed.
+
+    A part that a manifest names is never made again.
+    """
     assert info.plan is not None
     every = range(len(info.plan.shards))
-    done = [k for k in every if part_path(info.out, k).is_file()]
-    if len(done) == len(info.plan.shards) and not is_committed(info.out):
-        failed = sum(part_counts(part_path(info.out, k))[1] for k in done)
+    if all(part_path(info.out, k).is_file() for k in every):
+        failed = sum(part_counts(part_path(info.out, k))[1] for k in every)
         if failed > info.config.execution.max_failure_rate * info.plan.count:
-            for k in done:
-                if failures_path(info.out, k).is_file():
-                    part_path(info.out, k).unlink()
-    return [k for k in every if not part_path(info.out, k).is_file()]
+            kept = len(read_manifest(info.out)["parts"]) if is_committed(info.out) else 0
+            for k in mine:
+                if k >= kept and failures_path(info.out, k).is_file():
+                    part_path(info.out, k).unlink(missing_ok=True)
+    return [k for k in mine if not part_path(info.out, k).is_file()]
 
 
 def _run_indices(info: RunInfo, indices: list[int], job: Job, reporter: Reporter) -> int:
@@ -337,7 +351,11 @@ def _run_indices(info: RunInfo, indices: list[int], job: Job, reporter: Reporter
     workers = min(job.config.execution.workers, len(indices))
     if workers == 1:
         return _inline(info, indices, job.control, reporter)
-    return _spawned(info, indices, workers, job.control, reporter)
+    while True:
+        try:
+            return _spawned(info, indices, workers, job.control, reporter)
+        except OutOfMemory as error:
+            _answer_out_of_memory(info, error, reporter)
 
 
 def _inline(info: RunInfo, indices: list[int], control: Control, reporter: Reporter) -> int:
@@ -352,6 +370,7 @@ def _inline(info: RunInfo, indices: list[int], control: Control, reporter: Repor
             reporter.advance(count)
 
         control.on_advance = advance
+        control.on_note = reporter.note
         size, _ = _shard_with_memory_guard(info, index, control, reporter)
         reporter.advance(size - shown)
         done += size
@@ -366,26 +385,31 @@ def _shard_with_memory_guard(
         try:
             return run_shard(info.out, index, control)
         except OutOfMemory as error:
-            smaller = _halve_batch(info)
-            if smaller is None:
-                raise SetupError(
-                    f"{error.message} (batch size {RunInfo.load(info.out).plan.batch_size})"  # type: ignore[union-attr]
-                    "; parts made with it exist already",
-                    hint=f"start anew with half of it: --out {info.out}-2 --batch-size N",
-                ) from error
-            reporter.note(f"out of memory: batch size {smaller} from here on", "warning")
+            _answer_out_of_memory(info, error, reporter)
 
 
-def _halve_batch(info: RunInfo) -> int | None:
-    """Halve the frozen batch size; None once a part exists or it is 1 already."""
+def _answer_out_of_memory(info: RunInfo, error: OutOfMemory, reporter: Reporter) -> None:
+    """Halve the frozen batch size of the whole run while no part exists.
+
+    Raises:
+        SetupError: a part exists already, or a single item is too much.
+    """
     current = RunInfo.load(info.out)
-    plan = current.plan
-    if plan is None or plan.batch_size == 1 or any((info.out / "parts").glob("*.parquet")):
-        return None
-    smaller = replace(current, plan=replace(plan, batch_size=plan.batch_size // 2))
+    assert current.plan is not None
+    batch = current.plan.batch_size
+    if batch == 1:
+        raise SetupError(
+            f"{error.message} (batch size 1)", hint="use a smaller size or a larger device"
+        ) from error
+    if any((info.out / "parts").glob("*.parquet")):
+        raise SetupError(
+            f"{error.message} (batch size {batch}); parts made with it exist already",
+            hint=f"start anew with half of it: --out {info.out}-2 --batch-size {batch // 2}",
+        ) from error
+    smaller = replace(current, plan=replace(current.plan, batch_size=batch // 2))
     replace_bytes(info.out / "run.json", run_json_bytes(smaller))
     _OPENED.clear()
-    return plan.batch_size // 2
+    reporter.note(f"out of memory: batch size {batch // 2} from here on", "warning")
 
 
 # ---------------------------------------------------------------- spawned workers
@@ -457,12 +481,6 @@ def _spawned(
             "a worker process died (out of memory, or killed)",
             hint="run the same line again, with fewer --workers",
         ) from failure
-    if isinstance(failure, OutOfMemory):
-        raise SetupError(
-            failure.message, hint=f"use a smaller batch in a new folder: --out {info.out}-2"
-        ) from failure
-    if isinstance(failure, RsgenError):
-        raise failure
     if failure is not None:
         raise failure
     return done
@@ -492,6 +510,7 @@ def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSu
             f"(see {info.out / 'failures'})",
             hint="mend the input and run the same line again: only failed shards are redone",
         )
+    remove_leftovers(info.out)
     stage: Stage = resolve("stages", info.command)(info)
     finish = stage.finish(FinishedRun(info, totals, reporter))
     commit(

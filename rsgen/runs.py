@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rsgen.config import Config
-from rsgen.errors import LockedError, Stopped, UsageError
+from rsgen.errors import DataError, LockedError, SetupError, Stopped, UsageError
 from rsgen.images import replace_bytes
 from rsgen.records import ClassTable
 from rsgen.reporting import EventLog, NullReporter, Reporter, RunSummary, TeeReporter
@@ -42,6 +42,7 @@ class Control:
         self._requested = requested or (lambda: False)
         self._reason: str | None = None
         self.on_advance: Callable[[int], None] = lambda count: None
+        self.on_note: Callable[[str, str], None] = lambda text, level: None
 
     def request_stop(self, reason: str) -> None:
         """Ask the run to stop after its current batch (signal-safe)."""
@@ -65,6 +66,10 @@ class Control:
     def advance(self, count: int = 1) -> None:
         """Report finished items of the current shard."""
         self.on_advance(count)
+
+    def note(self, text: str, level: str = "info") -> None:
+        """A remark while a shard runs; workers of their own have no listener."""
+        self.on_note(text, level)
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def hold_lock(out: Path, job: Job) -> Iterator[None]:
     Raises:
         LockedError: a live run holds it (and `--if-locked` is not wait).
     """
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     with (out / "run.lock").open("a") as handle:
         if job.slice_of is None:
             _flock(handle, fcntl.LOCK_EX, out, job)
@@ -105,6 +110,22 @@ def hold_lock(out: Path, job: Job) -> Iterator[None]:
         with (out / f"slice-{index}-{of}.lock").open("a") as own:
             _flock(own, fcntl.LOCK_EX, out, job)
             yield
+
+
+def _make_folder(out: Path) -> None:
+    """Create OUT, or see that it is a folder that we may use; nothing is put into a foreign one."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{out}: {error.filename} is a file, not a folder",
+            hint="give --out a new or empty folder",
+        ) from error
+    except OSError as error:
+        raise SetupError(
+            f"{out}: this folder cannot be made ({error.strerror})",
+            hint="give --out a folder that you may write to",
+        ) from error
 
 
 def _flock(handle: IO[str], kind: int, out: Path, job: Job) -> None:
@@ -145,7 +166,6 @@ def begin(
     keys = request_keys(job.command, job.config, inputs, hashes, job.options)
     path = job.out / "run.json"
     if not path.exists():
-        _refuse_foreign(job.out)
         info = RunInfo(
             command=job.command,
             config=job.config,
@@ -158,9 +178,10 @@ def begin(
             plan=plan(None),
             options=dict(job.options),
         )
-        _create_once(path, info)
-        return RunInfo.load(job.out)
-    old = RunInfo.load(job.out)
+        if _create_once(path, run_json_bytes(info)):
+            return RunInfo.load(job.out)
+        # Another slice was first: its request and plan must be ours.
+    old = _load_own(job.out)
     refuse_other_request(job.out, old, keys)
     _refuse_other_plan(job, old)
     grown = [
@@ -185,10 +206,24 @@ def begin(
     return info
 
 
-def _refuse_foreign(out: Path) -> None:
-    ours = {"run.lock", "events.jsonl"}
+def _load_own(out: Path) -> RunInfo:
+    try:
+        return RunInfo.load(out)
+    except DataError as error:
+        raise UsageError(
+            f"--out {out} is in use: {error.message}", hint="give --out a new or empty folder"
+        ) from error
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise UsageError when OUT holds files but no run; called before anything is written."""
+    if not out.is_dir() or (out / "run.json").exists():
+        return
     found = sorted(
-        p.name for p in out.iterdir() if p.name not in ours and not p.name.startswith("slice-")
+        p.name
+        for p in out.iterdir()
+        if p.name not in {"run.lock", "events.jsonl"}
+        and not p.name.startswith(("slice-", "events-", ".run.json."))
     )
     if found:
         raise UsageError(
@@ -198,21 +233,26 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _refuse_other_plan(job: Job, old: RunInfo) -> None:
-    """Execution keys that were asked for by name must agree with the frozen plan."""
-    asked, plan = job.config.execution, old.plan
+    """Execution keys that were asked for by name must agree with the frozen plan.
+
+    What the first start asked for is right too, whatever became of it: a batch halved for want
+    of memory, a device that the command does not use, a shard larger than the first run.
+    """
+    asked, before, plan = job.config.execution, old.config.execution, old.plan
     if plan is None:
         return
-    pairs = [
-        ("execution.batch_size", asked.batch_size, plan.batch_size),
-        ("execution.threads", asked.threads, plan.threads),
-        ("execution.dtype", None if asked.dtype == "auto" else asked.dtype, plan.dtype),
-        ("execution.device", None if asked.device == "auto" else asked.device, plan.device),
-    ]
-    if plan.shards:
-        first = plan.shards[0][1] - plan.shards[0][0]
-        whole = len(plan.shards) > 1 or (asked.shard_size or 0) < first
-        pairs.append(("execution.shard_size", asked.shard_size if whole else None, first))
-    wrong = [f"{k}: {b} -> {a}" for k, a, b in pairs if a is not None and a != b]
+    planned: dict[str, Any] = {
+        "batch_size": plan.batch_size,
+        "threads": plan.threads,
+        "dtype": plan.dtype,
+        "device": plan.device,
+        "shard_size": plan.shards[0][1] - plan.shards[0][0] if plan.shards else None,
+    }
+    wrong = []
+    for key, value in planned.items():
+        new = getattr(asked, key)
+        if new not in {None, "auto", value, getattr(before, key)}:
+            wrong.append(f"execution.{key}: {value} -> {new}")
     if wrong:
         raise UsageError(
             f"{job.out} was planned otherwise at its first start:\n  " + "\n  ".join(wrong),
@@ -224,20 +264,17 @@ def run_json_bytes(info: RunInfo) -> bytes:
     return (json.dumps(info.to_json(), indent=1, sort_keys=True) + "\n").encode("utf-8")
 
 
-def _create_once(path: Path, info: RunInfo) -> None:
-    """Create run.json unless another slice was first; then theirs must be the same request."""
-    temporary = path.with_name(f".run.json.{os.getpid()}.tmp")
-    temporary.write_bytes(run_json_bytes(info))
+def _create_once(path: Path, data: bytes) -> bool:
+    """Create run.json whole; False when another slice was first."""
+    temporary = path.with_name(f".run.json.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    temporary.write_bytes(data)
     try:
         os.link(temporary, path)
     except FileExistsError:
-        refuse_other_request(
-            path.parent,
-            RunInfo.load(path.parent),
-            request_keys(info.command, info.config, info.inputs, info.model_hashes, info.options),
-        )
+        return False
     finally:
         temporary.unlink(missing_ok=True)
+    return True
 
 
 def events_reporter(job: Job) -> Reporter:
@@ -358,6 +395,7 @@ def start_program(
     plan: Plan | None = None,
 ) -> Iterator[ProgramRun]:
     """Lock OUT, write or check run.json, and hand out the run."""
+    refuse_foreign(job.out)
     with hold_lock(job.out, job):
         info = begin(
             job,

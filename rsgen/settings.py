@@ -167,9 +167,14 @@ class TrainConfig(Section):
 class GenerateConfig(Section):
     """Layouts -> images."""
 
-    count: int = Field(64, ge=1, description="how many images from a pool")
+    count: int | None = Field(
+        None, ge=1, description="how many images (default: 64 from a pool, else every layout's)"
+    )
     base: str | None = Field(None, description="base model of a bare ControlNet")
     per_layout: int = Field(1, ge=1, description="images a given layout")
+    layout_splits: tuple[str, ...] = Field(
+        ("train",), description="splits whose layouts may be used (others are left out)"
+    )
     per_class: dict[str, int] = Field(
         default_factory=dict, description="objects wanted by class: ship=500"
     )

@@ -31,6 +31,8 @@ __all__ = [
     "load_model",
     "model_folder",
     "model_hash",
+    "model_side",
+    "model_step",
     "read_card",
 ]
 
@@ -210,6 +212,32 @@ def model_hash(folder: Path) -> str:
         files += [p for p in (folder / name).glob("*") if p.suffix in {".safetensors", ".json"}]
     rows = sorted((p.relative_to(folder).as_posix(), sha256_file(p)) for p in files if p.is_file())
     return digest(rows)
+
+
+def model_side(folder: Path) -> int:
+    """Side in pixels that a pipeline folder was trained at, from its configuration files."""
+    unet = _configuration(folder / "unet")
+    return int(unet.get("sample_size") or 64) * _factor(folder)
+
+
+def model_step(folder: Path) -> int:
+    """Image sides must be multiples of this: every level halves the grid once more."""
+    levels = len(_configuration(folder / "unet").get("block_out_channels", (0,) * 4))
+    return int(_factor(folder) * 2 ** (levels - 1))
+
+
+def _factor(folder: Path) -> int:
+    levels = len(_configuration(folder / "vae").get("block_out_channels", (0,) * 4))
+    return int(2 ** (levels - 1))
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SetupError(
+            f"{folder}: no readable config.json ({error})", hint="download the model again"
+        ) from error
 
 
 # ---------------------------------------------------------------- the card

@@ -235,6 +235,7 @@ def sample(
     settings: SamplingSettings,
     keep: Keep | None = None,
     after_step: Callable[[int], None] | None = None,
+    on_branches: Callable[[Branches], None] | None = None,
 ) -> Tensor:
     """Denoise a batch: float32 latents [N, C, h, w] for `model.decode_latents`.
 
@@ -244,6 +245,7 @@ def sample(
         condition: [N, K, H, W] in [0, 1] at the exact image size; None for a base model.
         keep: pixels held to a given image while the rest is painted.
         after_step: called with the number of finished steps.
+        on_branches: told which network calls a step makes, before the first one.
 
     Raises:
         DataError: shapes that do not fit each other. UsageError: an unknown scheduler.
@@ -256,6 +258,8 @@ def sample(
     scheduler = make_scheduler(settings.scheduler, model.scheduler_config)
     scheduler.set_timesteps(settings.steps, device=device)
     predictor = _Predictor(model, text, negative, condition, settings)
+    if on_branches is not None:
+        on_branches(predictor.branches)
     latents: Tensor = noise.float() * scheduler.init_noise_sigma
     timesteps = scheduler.timesteps
     for index, timestep in enumerate(timesteps):

@@ -7,10 +7,11 @@ that reads it. It is a plain `CLIPTokenizer`, so diffusers opens it like any oth
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerBase
 
-__all__ = ["MAX_TOKENS", "UNKNOWN", "closed_tokenizer", "closed_vocabulary"]
+__all__ = ["MAX_TOKENS", "UNKNOWN", "closed_tokenizer", "closed_vocabulary", "read_vocabulary"]
 
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 MAX_TOKENS = 32
@@ -43,3 +44,9 @@ def closed_vocabulary(tokenizer: PreTrainedTokenizerBase) -> frozenset[str] | No
     if tokenizer.unk_token != UNKNOWN:
         return None
     return frozenset(word for word in tokenizer.get_vocab() if word.isalpha())
+
+
+def read_vocabulary(folder: Path) -> frozenset[str] | None:
+    """The closed vocabulary of a pipeline folder, without opening its networks; None if open."""
+    path = folder / "tokenizer"
+    return closed_vocabulary(CLIPTokenizer.from_pretrained(str(path), local_files_only=True))

@@ -1,0 +1,368 @@
+"""`generate`: layouts in, labelled images out. The label of an image is its input layout."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rsgen.classes import load_class_table
+from rsgen.condition import ConditionEncoding, palette_png
+from rsgen.errors import DataError, UsageError
+from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
+from rsgen.generation.layouts import GivenLayouts, Item, LayoutSource, PoolLayouts, select
+from rsgen.images import Pixels, write_png
+from rsgen.models.base import (
+    ModelCard,
+    ModelRef,
+    load_model,
+    model_folder,
+    model_hash,
+    model_side,
+    model_step,
+    read_card,
+)
+from rsgen.pictures import contact_sheet, draw_layout
+from rsgen.records import ClassTable, Failure, Provenance, Sample
+from rsgen.request import RunInfo, item_seed
+from rsgen.settings import GenerateConfig
+
+__all__ = ["GenerateStage"]
+
+CONTACT_SHEET_IMAGES = 48
+# Batches that may wait for decoding and encoding while the next ones are denoised.
+PENDING = 2
+
+
+class GenerateStage:
+    """Item k depends on (seed, k) alone: its layout, prompt, noise and name."""
+
+    uses_torch = True
+    batch_size = 8
+    shard_size = 32
+
+    def __init__(self, info: RunInfo) -> None:
+        self._info = info
+        self._settings: GenerateConfig = info.config.generate
+        self._painter: Any = None
+        self._said: set[str] = set()
+
+    # ------------------------------------------------------------ what there is to do
+
+    @cached_property
+    def _folders(self) -> tuple[Path, Path]:
+        """The checkpoint's folder, and that of the pipeline it runs in."""
+        references = self._info.paths("checkpoint")
+        if len(references) != 1:
+            raise UsageError(
+                f"generate needs one checkpoint, got {len(references)}",
+                hint="rsgen generate CHECKPOINT --pool POOL --out OUT",
+            )
+        # A bare `tiny` or `hub:` name is no path; every local folder arrives absolute.
+        checkpoint = model_folder(ModelRef.parse(str(references[0])))
+        if (checkpoint / "model_index.json").is_file():
+            return checkpoint, checkpoint
+        if self._settings.base is None:
+            raise UsageError(
+                f"{checkpoint}: a bare ControlNet needs the model that it steers",
+                hint="add --base hub:ORG/NAME, --base FOLDER or --base tiny",
+            )
+        return checkpoint, model_folder(ModelRef.parse(self._settings.base))
+
+    @cached_property
+    def _card(self) -> ModelCard:
+        """The checkpoint's card, or one made of `generate.condition` and `generate.classes`."""
+        checkpoint, base = self._folders
+        card = read_card(checkpoint)
+        if card is not None:
+            return card
+        settings = self._settings
+        missing = [key for key in ("condition", "classes") if getattr(settings, key) is None]
+        if missing:
+            keys = " ".join(f"-s generate.{key}=..." for key in missing)
+            raise UsageError(
+                f"{checkpoint} has no rsgen.json, so its encoding and classes are not known",
+                hint=f"say them: {keys} (as --classes earthsynth-67 with condition index)",
+            )
+        assert settings.condition is not None and settings.classes is not None
+        classes = load_class_table(settings.classes)
+        encoding = ConditionEncoding.for_classes(settings.condition, classes)
+        return ModelCard(encoding.name, classes, encoding.slots, image_size=model_side(base))
+
+    @cached_property
+    def _size(self) -> int:
+        size = self._settings.size or self._card.image_size
+        step = model_step(self._folders[1])
+        if size % step:
+            raise UsageError(
+                f"generate.size {size}: this model needs a multiple of {step}",
+                hint=f"use {max(step, round(size / step) * step)}",
+            )
+        return size
+
+    @cached_property
+    def _source(self) -> LayoutSource:
+        info, settings = self._info, self._settings
+        pools, layouts = info.paths("pool"), info.paths("layouts")
+        shared = (settings, self._card.classes, self._size, info.seed)
+        if layouts:
+            return GivenLayouts(layouts, pools, *shared)
+        if not pools:
+            raise UsageError(
+                "generate needs layouts",
+                hint="add --pool POOL for new layouts, or --layouts LABELS for given ones",
+            )
+        return PoolLayouts(pools, *shared)
+
+    @cached_property
+    def _selection(self) -> tuple[Sequence[int], dict[str, int]]:
+        return select(self._source, self._settings.count, self._settings.per_class)
+
+    def count(self) -> int:
+        return len(self._selection[0])
+
+    def classes(self) -> ClassTable:
+        return self._source.classes
+
+    def model_hashes(self) -> dict[str, str]:
+        checkpoint, base = self._folders
+        hashes = {"checkpoint": model_hash(checkpoint)}
+        if base != checkpoint:
+            hashes["base"] = model_hash(base)
+        return hashes
+
+    def describe(self) -> tuple[str, ...]:
+        """Remarks for a dry run."""
+        card = self._card
+        return (
+            f"{self.count()} images of {self._size} px, condition `{card.condition}`, "
+            f"{self._settings.scheduler} {self._settings.steps} steps",
+            *self._source.notes,
+        )
+
+    # ------------------------------------------------------------ the work
+
+    def open(self) -> None:
+        from rsgen.generation.painter import Painter
+
+        plan = self._info.plan
+        assert plan is not None, "a stage always has a plan"
+        checkpoint, base = self._folders
+        model = load_model(checkpoint, base=base, device=plan.device, dtype=plan.dtype)
+        self._painter = Painter(
+            model,
+            self._card.encoding(),
+            self._source.classes,
+            self._card.classes,
+            self._settings,
+        )
+
+    def process(self, shard: Shard, control: Control) -> ShardOutput:
+        """Denoise batch after batch; a second thread decodes and writes the one before."""
+        assert self._info.plan is not None
+        size = self._info.plan.batch_size
+        numbers = self._selection[0][shard.start : shard.stop]
+        output = _Collected()
+        calls, full = self._painter.calls, self._painter.full_calls
+        with ThreadPoolExecutor(1) as finisher:
+            waiting: deque[Future[list[Sample | Failure]]] = deque()
+            for start in range(0, len(numbers), size):
+                items = self._plan(numbers[start : start + size], output)
+                output.plan(items)
+                if items:
+                    waiting.append(finisher.submit(self._denoised(items, control), shard))
+                while len(waiting) > PENDING:
+                    output.add(waiting.popleft().result())
+                control.advance(len(numbers[start : start + size]))
+                control.check()
+            for future in waiting:
+                output.add(future.result())
+        output.counts["network calls"] = self._painter.calls - calls
+        output.counts["network calls saved"] = (
+            self._painter.full_calls - full - (self._painter.calls - calls)
+        )
+        return ShardOutput(output.samples, output.failures, output.counts)
+
+    def _plan(self, numbers: Sequence[int], output: _Collected) -> list[Item]:
+        """The items of a batch; one that cannot be planned is a failure row."""
+        items = []
+        for number in numbers:
+            try:
+                items.append(self._source.item(number))
+            except DataError as error:
+                output.failures.append(
+                    Failure(self._name(number), "generate", "DataError", str(error))
+                )
+        return items
+
+    def _denoised(
+        self, items: list[Item], control: Control
+    ) -> Callable[[Shard], list[Sample | Failure]]:
+        """Denoise a batch; the returned function decodes it, writes it and makes the records."""
+        painter = self._painter
+        layouts = [item.layout for item in items]
+        prompts = [painter.prompt(layout) for layout in layouts]
+        seeds = [item_seed(self._info.seed, "generate", str(item.number)) for item in items]
+        self._warn(painter.unknown_words(prompts), control)
+        latents = painter.latents(layouts, prompts, seeds)
+
+        def finish(shard: Shard) -> list[Sample | Failure]:
+            images = painter.pictures(latents)
+            rows = zip(items, prompts, seeds, images, strict=True)
+            return [self._record(shard, *row) for row in rows]
+
+        return finish
+
+    def _warn(self, words: Sequence[str], control: Control) -> None:
+        new = [word for word in words if word not in self._said]
+        self._said.update(new)
+        if new:
+            control.note(unknown_words_note(new), "warning")
+
+    def _name(self, number: int) -> str:
+        return f"{self._info.fingerprint8}-{number:06d}"
+
+    def _record(
+        self, shard: Shard, item: Item, prompt: str, seed: int, image: Pixels | None
+    ) -> Sample | Failure:
+        name = self._name(item.number)
+        if image is None:
+            return Failure(
+                name, "generate", "NotFinite", "the model gave pixels that are not finite"
+            )
+        provenance = Provenance(
+            kind="synthetic",
+            run=self._info.fingerprint,
+            parent=item.parent,
+            seed=seed,
+            model=self._info.model_hashes.get("checkpoint"),
+            prompt_template=self._settings.prompt,
+            layout_template=item.template,
+            sources=item.sources,
+        )
+        if self._settings.save_conditions:
+            folder = self._info.out / "conditions" / f"{shard.index:05d}"
+            write_png(folder / f"{name}.png", palette_png(item.layout, self._source.classes))
+        text = png_text_chunks(name, prompt, provenance)
+        return Sample(
+            id=name,
+            layout=item.layout,
+            image=f"{shard.images_prefix}/{name}.png",
+            sha256=write_png(shard.images_dir / f"{name}.png", image, text),
+            prompt=prompt,
+            split=item.split,
+            provenance=provenance,
+        )
+
+    # ------------------------------------------------------------ what came out
+
+    def finish(self, run: FinishedRun) -> Finish:
+        classes = self._source.classes
+        objects: dict[str, float | int | str] = {}
+        templates: dict[str, float | int | str] = {}
+        tiles: list[Pixels] = []
+        titles: list[str] = []
+        prompts: set[str] = set()
+        outside = 0
+        span = self._card.gsd_range_m
+        for sample in run.samples():
+            prompts.add(sample.prompt or "")
+            template = sample.provenance.layout_template or ""
+            templates[template] = int(templates.get(template, 0)) + 1
+            gsd_m = sample.layout.gsd_m
+            outside += bool(span and gsd_m and not 0.99 * span[0] <= gsd_m <= 1.01 * span[1])
+            for instance in sample.layout.instances:
+                if not classes.is_stuff(instance.label):
+                    objects[instance.label] = int(objects.get(instance.label, 0)) + 1
+            if len(tiles) < CONTACT_SHEET_IMAGES:
+                image = run.read_image(sample)
+                tiles += [image, draw_layout(image, sample.layout, labels=False)]
+                titles += [f"{len(titles) // 2} {template}", "with labels"]
+        sheet = contact_sheet(tiles, run.path / "contact_sheet.png", titles=titles)
+        notes = [*self._source.notes, *self._closing_notes(run.counts, prompts)]
+        if outside and span:
+            notes.append(
+                f"{outside} layouts have a ground sampling outside the {span[0]:.2f} to "
+                f"{span[1]:.2f} m that the model was trained at"
+            )
+        tables = {"objects": dict(sorted(objects.items())), "layouts": templates}
+        return Finish({"contact sheet": sheet}, tables, notes)
+
+    def _closing_notes(self, counts: Mapping[str, int], prompts: set[str]) -> list[str]:
+        from rsgen.models.tokenizer import read_vocabulary
+        from rsgen.prompts import unknown_words
+
+        notes = []
+        missing = self._selection[1]
+        if missing:
+            text = ", ".join(f"{name} {number}" for name, number in missing.items())
+            notes.append(f"wanted objects that the layouts did not give: {text}")
+        saved = counts.get("network calls saved", 0)
+        if saved:
+            notes.append(
+                f"equal guidance branches were computed once: {counts['network calls']} network "
+                f"calls instead of {counts['network calls'] + saved}"
+            )
+        vocabulary = read_vocabulary(self._folders[1])
+        if vocabulary is not None:
+            words = unknown_words(
+                " ".join([*sorted(prompts), self._settings.negative_prompt]), vocabulary
+            )
+            if words:
+                notes.append(unknown_words_note(words))
+        return notes
+
+
+class _Collected:
+    """What a shard has made so far; counts add up over its items."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self.failures: list[Failure] = []
+        self.counts: dict[str, int] = {}
+
+    def plan(self, items: Sequence[Item]) -> None:
+        for item in items:
+            for name, value in {**item.counts, "empty": int(_is_empty(item))}.items():
+                self.counts[name] = self.counts.get(name, 0) + value
+
+    def add(self, rows: Sequence[Sample | Failure]) -> None:
+        for row in rows:
+            if isinstance(row, Failure):
+                self.failures.append(row)
+            else:
+                self.samples.append(row)
+
+
+def _is_empty(item: Item) -> bool:
+    return item.counts.get("placed", 0) == 0
+
+
+def unknown_words_note(words: Sequence[str]) -> str:
+    return (
+        f"the model's vocabulary lacks {', '.join(words)}: "
+        "these words of the prompts mean nothing to it"
+    )
+
+
+def png_text_chunks(name: str, prompt: str, provenance: Provenance) -> dict[str, str]:
+    """Text chunks of a generated PNG: enough to find and remake it, no place or time."""
+    facts = {
+        "id": name,
+        "run": provenance.run,
+        "seed": provenance.seed,
+        "model": provenance.model,
+        "layout_template": provenance.layout_template,
+        "parent": provenance.parent,
+    }
+    kept = {key: value for key, value in facts.items() if value is not None}
+    return {
+        "Software": "rsgen",
+        "Description": prompt,
+        "Source": "synthetic image made by a diffusion model",
+        "rsgen": json.dumps(kept, sort_keys=True),
+    }

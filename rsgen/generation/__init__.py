@@ -1,0 +1,1 @@
+"""Parts of the generate stage: which layouts, how they become pictures."""

@@ -1,0 +1,332 @@
+"""Which layout item k has: planned from a pool, or made of given ones, by (seed, k) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rsgen.augment import move_layout
+from rsgen.errors import DataError, UsageError
+from rsgen.geometry import similarity
+from rsgen.layout import PlannedLayout, load_templates, plan_from_layout, plan_from_pool
+from rsgen.pool import MaskPool
+from rsgen.records import ClassTable, Layout, Sample
+from rsgen.request import item_seed
+from rsgen.settings import GenerateConfig
+from rsgen.store import open_samples, run_folder
+
+__all__ = ["GivenLayouts", "Item", "LayoutSource", "PoolLayouts", "known_classes", "select"]
+
+DEFAULT_COUNT = 64
+# Items in a row without a wanted object before a quota is given up.
+PATIENCE = 400
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to be: `number` is k; `counts` and `notes` say what planning did.
+
+    `parent` is the real scene whose layout it has (None for a new one), `sources` the real
+    samples whose masks it uses.
+    """
+
+    number: int
+    layout: Layout
+    template: str
+    split: str = "train"
+    parent: str | None = None
+    sources: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class LayoutSource(Protocol):
+    """A stream of items. `limit` is its length, None where it has no end."""
+
+    @property
+    def classes(self) -> ClassTable: ...
+
+    @property
+    def limit(self) -> int | None: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+    def item(self, number: int) -> Item:
+        """Item k; the same whenever and wherever it is asked for.
+
+        Raises:
+            DataError: this item cannot be planned.
+        """
+        ...
+
+
+def known_classes(classes: ClassTable, model: ClassTable) -> ClassTable:
+    """The classes of a table that a model knows, by name or alias.
+
+    Raises:
+        DataError: it knows none of them.
+    """
+    known = tuple(
+        entry
+        for entry in classes.classes
+        if any(model.find(name) is not None for name in (entry.name, *entry.aliases))
+    )
+    if not any(entry.kind == "thing" for entry in known):
+        raise DataError(
+            f"the model knows {', '.join(model.names)}; the layouts have "
+            f"{', '.join(classes.names) or 'no classes'}",
+            hint="fine-tune the model on these classes, or rename them with --class-map",
+        )
+    return ClassTable(known)
+
+
+# ---------------------------------------------------------------- from a pool
+
+
+class PoolLayouts:
+    """New layouts: masks of the pools put down by scene templates."""
+
+    limit: int | None = None
+
+    def __init__(
+        self,
+        pools: Sequence[Path],
+        settings: GenerateConfig,
+        model_classes: ClassTable,
+        size: int,
+        seed: int,
+    ) -> None:
+        self._pool = _open_pools(pools)
+        self._settings, self._size, self._seed = settings, size, seed
+        self.classes = known_classes(self._pool.classes, model_classes)
+        self._templates = load_templates(settings.templates, self.classes)
+        unknown = [label for label in self._pool.labels if self.classes.find(label) is None]
+        self.notes = (
+            (f"the model does not know {', '.join(unknown)}: left out of the layouts",)
+            if unknown
+            else ()
+        )
+
+    def item(self, number: int) -> Item:
+        settings = self._settings
+        plan = plan_from_pool(
+            self._pool,
+            self.classes,
+            self._templates,
+            _generator(self._seed, number),
+            (self._size, self._size),
+            gsd_m=settings.gsd_m,
+            labels=settings.per_class or None,
+            empty=settings.empty,
+        )
+        return _item(number, plan)
+
+
+def _open_pools(paths: Sequence[Path]) -> MaskPool:
+    pools = [MaskPool.load(path) for path in paths]
+    return pools[0] if len(pools) == 1 else MaskPool.merge(pools)
+
+
+# ---------------------------------------------------------------- from given layouts
+
+
+class GivenLayouts:
+    """Layouts of sample runs or labels in any format, `per_layout` items each.
+
+    With pools every label gets another object's mask of its class; without, the given labels
+    are used as they are. Larger layouts are cut to the canvas at their own scale, smaller ones
+    put in its middle. Layouts of val and test samples are left out unless asked for, since what
+    is made of them would teach a learner the answers.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        pools: Sequence[Path],
+        settings: GenerateConfig,
+        model_classes: ClassTable,
+        size: int,
+        seed: int,
+    ) -> None:
+        self._settings, self._size, self._seed = settings, size, seed
+        self._model_classes = model_classes
+        self._pool = _open_pools(pools) if pools else None
+        self._refused = 0
+        self._failures = 0
+        tables, self._samples = [], list[Sample]()
+        for path in paths:
+            classes, samples = self._read(path)
+            tables.append(classes)
+            self._samples += [s for s in samples if self._usable(s)]
+        self.classes = _united(tables)
+        known_classes(self.classes, model_classes)
+        if not self._samples:
+            raise DataError(
+                f"no usable layout in {', '.join(map(str, paths))} "
+                f"({self._refused} of other splits or dropped)",
+                hint="give layouts of the train split, or -s generate.layout_splits=[train,val]",
+            )
+
+    def _read(self, path: Path) -> tuple[ClassTable, Sequence[Sample]]:
+        if run_folder(path) is not None:
+            run = open_samples(path)
+            return run.classes, list(run)
+        from rsgen.formats import read_dataset
+
+        canvas = (self._settings.size, self._settings.size) if self._settings.size else None
+        found = read_dataset(path, require_images=False, size=canvas)
+        self._failures += len(found.failures)
+        return found.classes, found.records
+
+    def _usable(self, sample: Sample) -> bool:
+        splits = self._settings.layout_splits
+        good = sample.verdict != "drop" and (sample.split is None or sample.split in splits)
+        self._refused += not good
+        return good
+
+    @property
+    def limit(self) -> int | None:
+        return len(self._samples) * self._settings.per_layout
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        notes = []
+        if self._refused:
+            notes.append(f"{self._refused} layouts left out (other splits, or dropped)")
+        if self._failures:
+            notes.append(f"{self._failures} labels or images of the layouts could not be read")
+        if self._pool is None:
+            notes.append(
+                "given layouts are used with their own shapes; add --pool to swap the shapes"
+            )
+        sides = [(s.layout.width, s.layout.height) for s in self._samples]
+        larger = sum(max(side) > self._size for side in sides)
+        if larger:
+            notes.append(f"{larger} layouts are larger than {self._size} px: cut, not shrunk")
+        return tuple(notes)
+
+    def item(self, number: int) -> Item:
+        settings = self._settings
+        sample = self._samples[number // settings.per_layout]
+        rng = _generator(self._seed, number)
+        sample = replace(sample, layout=_on_canvas(sample.layout, self._size, rng))
+        self._check_known(sample)
+        if bool(rng.random() < settings.empty):
+            stuff = tuple(i for i in sample.layout.instances if self.classes.is_stuff(i.label))
+            plan = PlannedLayout(
+                replace(sample.layout, instances=stuff), "empty", (sample.id,), (), {}
+            )
+        elif self._pool is None and settings.mode == "resample":
+            things = sum(not self.classes.is_stuff(i.label) for i in sample.layout.instances)
+            counts = {"placed": things, "same_source": things}
+            plan = PlannedLayout(sample.layout, "given", (sample.id,), (), counts)
+        else:
+            plan = plan_from_layout(
+                sample,
+                self._pool,
+                rng,
+                mode=settings.mode,
+                allow_same_source=settings.allow_same_source,
+                classes=self.classes,
+            )
+        return replace(_item(number, plan), parent=sample.parent, split=sample.split or "train")
+
+    def _check_known(self, sample: Sample) -> None:
+        for instance in sample.layout.instances:
+            entry = self.classes.resolve(instance.label)
+            if all(self._model_classes.find(n) is None for n in (entry.name, *entry.aliases)):
+                raise DataError(
+                    f"{sample.id}: the model does not know class {instance.label!r}; it knows "
+                    f"{', '.join(self._model_classes.names)}",
+                    hint="fine-tune the model on this class",
+                )
+
+
+def _united(tables: Sequence[ClassTable]) -> ClassTable:
+    from rsgen.pool.table import united
+
+    return tables[0] if len(tables) == 1 else united(tables)
+
+
+def _on_canvas(layout: Layout, size: int, rng: np.random.Generator) -> Layout:
+    """A size x size part of the layout at its own scale, around a random object of it."""
+    if (layout.width, layout.height) == (size, size):
+        return layout
+    boxes = [box for i in layout.instances if i.quad is not None and (box := i.bounds())]
+    centre = (layout.width / 2, layout.height / 2)
+    if boxes:
+        centre = boxes[int(rng.integers(len(boxes)))].center
+    shift = [
+        _shift(extent, size, middle)
+        for extent, middle in zip((layout.width, layout.height), centre, strict=True)
+    ]
+    return move_layout(layout, similarity(shift=(shift[0], shift[1])), size, size)
+
+
+def _shift(extent: int, size: int, middle: float) -> float:
+    if extent <= size:
+        return float((size - extent) // 2)
+    return -float(int(np.clip(middle - size / 2, 0, extent - size)))
+
+
+# ---------------------------------------------------------------- shared
+
+
+def _generator(seed: int, number: int) -> np.random.Generator:
+    return np.random.default_rng(item_seed(seed, "layout", str(number)))
+
+
+def _item(number: int, plan: PlannedLayout) -> Item:
+    return Item(number, plan.layout, plan.template, sources=plan.sources, counts=dict(plan.counts))
+
+
+def select(
+    source: LayoutSource, count: int | None, quotas: Mapping[str, int]
+) -> tuple[Sequence[int], dict[str, int]]:
+    """Numbers of the items to make, and objects still missing by class.
+
+    Without quotas the first `count` items (default: all given layouts, or 64 from a pool).
+    With quotas, items of the stream are taken while one of their classes is still wanted, and
+    `count` is the most that may be taken.
+
+    Raises:
+        UsageError: more items than the layouts give, or an unknown class.
+    """
+    limit = source.limit
+    if not quotas:
+        wanted = count if count is not None else (DEFAULT_COUNT if limit is None else limit)
+        if limit is not None and wanted > limit:
+            raise UsageError(
+                f"generate.count {wanted}: the layouts give {limit} images",
+                hint="raise --per-layout",
+            )
+        return range(wanted), {}
+    left = {source.classes.resolve(name).name: number for name, number in quotas.items()}
+    taken: list[int] = []
+    number, idle = 0, 0
+    while any(v > 0 for v in left.values()) and idle < PATIENCE:
+        if (limit is not None and number >= limit) or (count is not None and len(taken) >= count):
+            break
+        found = _objects(source, number)
+        useful = found is not None and (not found or any(left.get(n, 0) > 0 for n in found))
+        if useful:
+            taken.append(number)
+        idle = 0 if useful and found else idle + 1
+        for name in found if useful and found else ():
+            left[name] = left.get(name, 0) - 1
+        number += 1
+    return taken, {name: missing for name, missing in left.items() if missing > 0}
+
+
+def _objects(source: LayoutSource, number: int) -> list[str] | None:
+    """Labels of the things of an item; None where it cannot be planned."""
+    try:
+        layout = source.item(number).layout
+    except DataError:
+        return None
+    return [i.label for i in layout.instances if not source.classes.is_stuff(i.label)]
