@@ -134,7 +134,7 @@ class Augmenter:
         return Box(x, y, x + self.size, y + self.size)
 
 
-def warp(image: npt.NDArray[np.uint8], matrix: Affine, width: int, height: int, mode: int) -> Pixels:
+def warp(image: Pixels, matrix: Affine, width: int, height: int, mode: int) -> Pixels:
     """Pixels through an affine of half-open coordinates; outside parts are mirrored."""
     half = similarity(shift=(0.5, 0.5))
     centred = compose(similarity(shift=(-0.5, -0.5)), compose(matrix, half))

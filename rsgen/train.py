@@ -30,7 +30,7 @@ from rsgen.training.autoencoder import AutoencoderObjective, latent_scale
 from rsgen.training.curves import write_loss_curve
 from rsgen.training.diffusion import DiffusionObjective, DiffusionSettings
 from rsgen.training.latents import LatentViews
-from rsgen.training.loop import FitResult, LoopSettings, Objective, averaged, fit
+from rsgen.training.loop import FitResult, LoopSettings, Objective, fit
 from rsgen.training.plan import automatic_steps, automatic_unet, check_split, measure
 from rsgen.training.result import write_checkpoint
 from rsgen.training.session import open_training
@@ -193,10 +193,9 @@ def _describe(session: Session) -> None:
         note(f"{larger} are larger than {session.size} px: cropped at their own scale, not shrunk")
     side = median_object_px(images.samples)
     if side is not None:
-        note(
-            f"median object: {side:.0f} px = {side / session.model.factor:.1f} latent cells"
-            + (" (under 2: too small to be painted well)" if side < 2 * session.model.factor else "")
-        )
+        cells = side / session.model.factor
+        small = " (under 2: too small to be painted well)" if cells < 2 else ""
+        note(f"median object: {side:.0f} px = {cells:.1f} latent cells{small}")
 
 
 # ---------------------------------------------------------------- autoencoder
@@ -235,7 +234,7 @@ def _train_autoencoder(session: Session) -> RunSummary:
 def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
     settings, model, classes = session.settings, session.model, session.images.classes
     encoding: ConditionEncoding | None = None
-    unet_mode = settings.unet
+    unet_mode: str = settings.unet
     if settings.task == "base":
         model.controlnet = None
         unet_mode = "full" if unet_mode == "auto" else unet_mode

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from rsgen.condition import to_model
@@ -20,9 +20,10 @@ __all__ = ["AutoencoderObjective", "latent_scale"]
 class _AutoencoderLoss(nn.Module):
     """Batch -> float [N]: L1 + squared error + difference of image gradients + small KL."""
 
-    def __init__(self, vae: AutoencoderKL, kl_weight: float, edge_weight: float) -> None:
+    def __init__(self, vae: nn.Module, kl_weight: float, edge_weight: float) -> None:
         super().__init__()
-        self.vae, self.kl_weight, self.edge_weight = vae, kl_weight, edge_weight
+        self.vae: Any = vae
+        self.kl_weight, self.edge_weight = kl_weight, edge_weight
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         posterior = self.vae.encode(batch["images"]).latent_dist
@@ -32,15 +33,16 @@ class _AutoencoderLoss(nn.Module):
         difference = output - batch["images"]
         loss = difference.abs().mean(dim=(1, 2, 3)) + difference.square().mean(dim=(1, 2, 3))
         loss = loss + self.edge_weight * gradient_difference(output, batch["images"])
-        return loss + self.kl_weight * kl_to_normal(mean, log_variance)
+        total: Tensor = loss + self.kl_weight * kl_to_normal(mean, log_variance)
+        return total
 
 
 class AutoencoderObjective:
-    """Trains all of an AutoencoderKL on random crops of the training images."""
+    """Trains all of `vae`, an AutoencoderKL, on random crops of the training images."""
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Any,
         images: TrainingImages,
         *,
         seed: int,
@@ -73,7 +75,7 @@ class AutoencoderObjective:
         }
 
 
-def latent_scale(vae: AutoencoderKL, images: TrainingImages, size: int, count: int = 64) -> float:
+def latent_scale(vae: Any, images: TrainingImages, size: int, count: int = 64) -> float:
     """1 / standard deviation of the latents of some training images: `scaling_factor`."""
     values = []
     for index in np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def smoothed(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def write_loss_curve(path: Path, history: Sequence[float], title: str) -> Path:
-    """A PNG of the loss of every step and its trailing mean; the same input gives the same bytes."""
+    """A PNG of the loss of every step and its trailing mean; same input, same bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,5 +39,6 @@ def write_loss_curve(path: Path, history: Sequence[float], title: str) -> Path:
     axes.grid(alpha=0.3)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(str(path), metadata={"Software": None})
     return path

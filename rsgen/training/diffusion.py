@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
 from rsgen.losses import min_snr_weight, object_weights, weighted_error
 from rsgen.records import ClassTable, Layout
@@ -39,10 +38,10 @@ class _DiffusionLoss(nn.Module):
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
-        controlnet: ControlNetModel | None,
-        noise_schedule: DDPMScheduler,
+        unet: nn.Module,
+        text_encoder: nn.Module,
+        controlnet: nn.Module | None,
+        noise_schedule: Any,
         snr_gamma: float | None,
     ) -> None:
         super().__init__()
@@ -87,11 +86,11 @@ class DiffusionObjective:
         classes: ClassTable,
         settings: DiffusionSettings,
         *,
-        unet: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
+        unet: nn.Module,
+        text_encoder: nn.Module,
         tokenize: Callable[[Sequence[str]], Tensor],
-        controlnet: ControlNetModel | None,
-        noise_schedule: DDPMScheduler,
+        controlnet: nn.Module | None,
+        noise_schedule: Any,
         encode: Encoder | None,
         prompt: Callable[[Layout], str],
     ) -> None:

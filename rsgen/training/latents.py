@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,12 +33,13 @@ class LatentView:
     prompt: str | None
 
 
-def encode_pixels(vae: AutoencoderKL, images: Pixels) -> Tensor:
-    """Posterior means of uint8 [N, H, W, 3], times `scaling_factor`: float32 [N, C, h, w] on CPU."""
+def encode_pixels(vae: Any, images: Pixels) -> Tensor:
+    """uint8 [N, H, W, 3] -> scaled posterior means float32 [N, C, h, w], on the CPU."""
     parameter = next(vae.parameters())
     with torch.no_grad():
         posterior = vae.encode(to_model(images).to(parameter)).latent_dist
-    return (posterior.mean * vae.config.scaling_factor).float().cpu()
+    latents: Tensor = posterior.mean * vae.config.scaling_factor
+    return latents.float().cpu()
 
 
 class LatentViews:
@@ -47,7 +48,7 @@ class LatentViews:
     def __init__(
         self,
         images: TrainingImages,
-        vae: AutoencoderKL,
+        vae: Any,
         *,
         size: int,
         seed: int,

@@ -147,13 +147,12 @@ def fit(
             reporter.metric("loss", sum(recent) / len(recent), session.step)
         if session.step % settings.checkpoint_every == 0:
             session.save()
-        if on_validate is not None and settings.validate_every:
-            if session.step % settings.validate_every == 0 and session.step < settings.max_steps:
-                if accelerator.is_main_process:
-                    with averaged(average, parameters):
-                        on_validate(session.step)
-                accelerator.wait_for_everyone()
-                module.train()
+        if on_validate is not None and _due(settings, session.step):
+            if accelerator.is_main_process:
+                with averaged(average, parameters):
+                    on_validate(session.step)
+            accelerator.wait_for_everyone()
+            module.train()
         try:
             check_stop()
         except BaseException:
@@ -161,6 +160,12 @@ def fit(
             raise
     session.save()
     return FitResult(session.step, tuple(session.history), None, average)
+
+
+def _due(settings: LoopSettings, step: int) -> bool:
+    """Whether to validate after this step; the caller looks at the last one itself."""
+    every = settings.validate_every
+    return every > 0 and step % every == 0 and step < settings.max_steps
 
 
 def _step(

@@ -42,7 +42,7 @@ def open_training(
     deadline = time.monotonic() + WAIT_SECONDS
     while not (job.out / "run.json").is_file():
         if time.monotonic() > deadline:
-            raise LockedError(f"{job.out}: the first rank did not start within {WAIT_SECONDS:.0f} s")
+            raise LockedError(f"{job.out}: rank 0 did not start within {WAIT_SECONDS:.0f} s")
         time.sleep(0.1)
     run = ProgramRun(job, RunInfo.load(job.out))
     run.reporter = NullReporter()

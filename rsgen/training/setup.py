@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import UNet2DConditionModel
 from torch import nn
 
 from rsgen.condition import ConditionEncoding
@@ -129,7 +129,7 @@ def choose_weights(
         _add_lora(unet, lora_rank)
 
 
-def _add_lora(unet: UNet2DConditionModel, rank: int) -> None:
+def _add_lora(unet: Any, rank: int) -> None:
     from peft import LoraConfig
 
     unet.add_adapter(
@@ -154,13 +154,14 @@ def place_weights(model: StableDiffusion, device: str, dtype: str, checkpointing
             model.controlnet.enable_gradient_checkpointing()
 
 
-def merge_lora(unet: UNet2DConditionModel, adapter_folder: Path) -> None:
+def merge_lora(unet: Any, adapter_folder: Path) -> None:
     """Save the low-rank layers for other tools, then add them into the UNet's own weights."""
     from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    to_diffusers: Any = convert_state_dict_to_diffusers
+    layers = to_diffusers(get_peft_model_state_dict(unet))
     adapter_folder.mkdir(parents=True, exist_ok=True)
     StableDiffusionPipeline.save_lora_weights(
         str(adapter_folder), unet_lora_layers=layers, safe_serialization=True

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rsgen.augment import move_layout
 from rsgen.condition import ConditionEncoding, from_model, palette_png, to_model
+from rsgen.geometry import similarity
 from rsgen.images import Pixels
 from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.pictures import contact_sheet, draw_layout
@@ -20,8 +22,6 @@ from rsgen.training.neighbours import NearestReport, nearest_training_images
 from rsgen.training.painting import paint
 
 __all__ = ["Validator", "check_copies", "check_reconstructions", "write_grid"]
-
-BATCH = 8
 
 
 class Validator:
@@ -83,9 +83,6 @@ def top_left(image: Pixels, layout: Layout, size: int) -> tuple[Pixels, Layout]:
     """The size x size corner of an image with its layout, at its own scale."""
     if image.shape[:2] == (size, size):
         return image, layout
-    from rsgen.augment import move_layout
-    from rsgen.geometry import similarity
-
     moved = move_layout(layout, similarity(), size, size)
     return np.ascontiguousarray(image[:size, :size]), moved
 
