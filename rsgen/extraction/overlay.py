@@ -19,6 +19,7 @@ __all__ = ["MaskReport", "survey", "write_overlay"]
 
 CHIP = 320  # side of a chip on the page in pixels
 SHEET_IMAGES = 40
+SHEET_TILE = 256
 CONTEXT = 1.6  # a chip shows this many times the object's long side
 
 
@@ -73,7 +74,7 @@ def write_overlay(
     samples: Iterable[Sample],
     read: Callable[[Sample], Pixels],
 ) -> dict[str, Path]:
-    """OUT/overlay.html (objects, worst first) and OUT/contact_sheet.png (whole images)."""
+    """OUT/overlay.html (objects, worst first) and OUT/contact_sheet.png (images over the run)."""
     wanted: dict[str, list[tuple[float, int]]] = {}
     for score, name, position in report.worst:
         wanted.setdefault(name, []).append((score, position))
@@ -87,7 +88,7 @@ def write_overlay(
         for score, position in wanted.get(sample.id, []):
             chips[sample.id, position] = _chip(sample, image, position, score)
         if sample.id in shown:
-            tiles.append(_whole(sample, image))
+            tiles.append(_window(sample, image))
             titles.append(sample.id)
     rows = [chips[name, position] for _, name, position in report.worst]
     intro = [
@@ -137,9 +138,28 @@ def _moved(instance: Instance, x0: int, y0: int) -> Instance:
     )
 
 
-def _whole(sample: Sample, image: Pixels) -> Pixels:
-    """The image with its masks drawn over it, at a size where outlines stay visible."""
-    return draw_layout(image, sample.layout, quads=False, labels=False, scale=1)
+def _window(sample: Sample, image: Pixels) -> Pixels:
+    """Masks drawn on the image, or on the part of a large one that shows most objects."""
+    layout = sample.layout
+    centres = [b.center for i in layout.instances if i.mask and (b := i.bounds()) is not None]
+    x0, y0 = _densest(centres, layout.width, layout.height)
+    crop = np.ascontiguousarray(image[y0 : y0 + SHEET_TILE, x0 : x0 + SHEET_TILE])
+    moved = tuple(_moved(i, x0, y0) for i in layout.instances)
+    part = Layout(crop.shape[1], crop.shape[0], moved)
+    return draw_layout(crop, part, quads=False, labels=False)
+
+
+def _densest(centres: list[tuple[float, float]], width: int, height: int) -> tuple[int, int]:
+    """Top left of the tile around the object with the most others near it."""
+    if not centres:
+        return 0, 0
+    points = np.array(centres)
+    near = np.abs(points[:, None] - points[None]).max(axis=2) < SHEET_TILE / 2
+    x, y = points[int(near.sum(axis=1).argmax())]
+    return (
+        int(np.clip(x - SHEET_TILE / 2, 0, max(0, width - SHEET_TILE))),
+        int(np.clip(y - SHEET_TILE / 2, 0, max(0, height - SHEET_TILE))),
+    )
 
 
 def _fit(image: Pixels) -> Pixels:

@@ -40,7 +40,7 @@ class Family:
     name: str
     outlines: tuple[Outline, ...]
     words: tuple[str, ...] = ()
-    softness: float = 0.06  # how far real outlines stray from the template, in box sides
+    softness: float = 0.03  # how far real outlines stray from the template, in box sides
     stiffness: float = 0.8  # what bending the outline to the box's aspect costs
     step: int = 10  # degrees between the directions tried
     bright: float = 0.0  # how much such objects tend to be brighter than their ground
@@ -113,7 +113,7 @@ _ROUNDED = {
 }
 
 FAMILIES = (
-    Family("disc", (_DISC,), ("tank", "roundabout", "silo", "chimney", "windmill"), 0.04),
+    Family("disc", (_DISC,), ("tank", "roundabout", "silo", "chimney", "windmill"), 0.02),
     Family(
         "plane",
         (
@@ -128,7 +128,7 @@ FAMILIES = (
                             (-0.42, 0.16), (-0.5, 0.14)]),), handicap=0.06),
         ),
         ("plane", "airplane", "aeroplane", "aircraft", "jet", "airliner", "fighter"),
-        0.05,
+        0.025,
         stiffness=0.3,
         bright=0.08,
     ),
@@ -143,7 +143,7 @@ FAMILIES = (
             ),
         ),
         ("helicopter",),
-        0.04,
+        0.02,
         step=20,
     ),
     Family(
@@ -157,45 +157,45 @@ FAMILIES = (
         )
         + (Outline((_ellipse(1 / 3.0, 2.4),), turns=180),),
         ("ship", "boat", "vessel", "yacht", "warship", "ferry", "barge", "submarine"),
-        0.05,
+        0.025,
     ),
     Family(
         "small vehicle",
         (_ROUNDED[1.8], _ROUNDED[2.2], _ROUNDED[2.8]),
         ("small-vehicle", "car", "van", "vehicle"),
-        0.05,
+        0.025,
     ),
     Family(
         "large vehicle",
         (_ROUNDED[2.2], _ROUNDED[2.8], _ROUNDED[3.8], _ROUNDED[5.5]),
         ("large-vehicle", "truck", "bus", "lorry", "train", "trailer", "locomotive"),
-        0.05,
+        0.025,
     ),
     Family(
         "court",
         (_RECTANGLES[1.4], _RECTANGLES[1.9], _RECTANGLES[2.6], _RECTANGLES[1.0]),
         ("court", "soccer-ball-field", "football-field", "ground", "parking", "building",
          "house", "container", "solar-panel"),
-        0.03,
+        0.015,
     ),
     Family(
         "strip",
         (*(_RECTANGLES[a] for a in (1.9, 2.6, 4.0)), Outline((_ellipse(0.13, 40.0),), 180)),
         ("bridge", "harbor", "harbour", "pier", "dock", "overpass", "runway", "dam"),
-        0.06,
+        0.03,
     ),
     Family(
         "pool",
         (_ROUNDED[1.3], _ROUNDED[1.8], _ROUNDED[2.8], Outline((_ellipse(0.6),), 180), _DISC),
         ("swimming-pool", "pool", "pond", "track-field", "stadium"),
-        0.08,
+        0.04,
     ),
 )
 BLOB = Family(
     "blob",
     (_DISC, *(Outline((_ellipse(w, 2.6),), 180) for w in (0.6, 0.35)), _ROUNDED[1.3]),
     (),
-    0.1,
+    0.05,
 )
 
 
