@@ -203,6 +203,15 @@ def part_counts(path: Path) -> tuple[int, int, dict[str, int]]:
     return footer.num_rows, failures, {k: int(v) for k, v in counts.items()}
 
 
+def remove_leftovers(out: Path) -> None:
+    """Delete the temp files of killed writers; the caller holds OUT's lock alone."""
+    for folder in ("parts", "failures", "images"):
+        for path in (out / folder).rglob(".*.tmp"):
+            path.unlink(missing_ok=True)
+    for path in out.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def read_failures(out: Path) -> Iterator[Failure]:
     """Every failure row of a run, by shard."""
     for path in sorted((out / "failures").glob("*.jsonl")):
