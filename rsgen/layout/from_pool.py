@@ -89,6 +89,8 @@ def plan_from_pool(
         arrange(template, ground, draws)
         if nothing or any(thing.label == main for thing in ground.things):
             break
+        if attempt == ATTEMPTS - 1:
+            ground.put(draws.piece(main), 0.0, 0.0, float(rng.uniform(-math.pi, math.pi)))
         if attempt == ATTEMPTS - 2:
             template = FreeTemplate(
                 pattern="free",
