@@ -161,9 +161,12 @@ def _filled(layout: Layout, instance: Instance) -> Mask | None:
     return None if quad is None else fill_quad(quad, layout.width, layout.height)
 
 
-def _label_quad(instance: Instance, own: _Shape) -> Quad:
+def _label_quad(work: _Work, instance: Instance) -> Quad | None:
     """The oriented label of an instance: its quad, else the rectangle of its mask's pose."""
-    return own.quad if instance.quad is None else clockwise(instance.quad)
+    if instance.quad is not None:
+        return clockwise(instance.quad)
+    own = _own_shape(work, instance)
+    return None if own is None else own.quad
 
 
 def _pool_shape(work: _Work, instance: Instance, quad: Quad) -> _Shape | None:
@@ -233,24 +236,27 @@ def _drop(work: _Work, instance: Instance, why: str) -> None:
 
 
 def _resample(work: _Work, instance: Instance) -> None:
-    own = _own_shape(work, instance)
-    if own is None:
-        _drop(work, instance, "outside the image")
-        return
+    layout = work.sample.layout
     if work.pool is None:
         # its own mask, to the pixel: no sampling in between
-        mask = instance.mask or _filled(work.sample.layout, instance)
-        if mask is not None:
-            work.things.append(replace(instance, mask=mask, box=instance.box or mask.box))
-            work.sources.add(work.sample.id)
-            work.count("same_source")
+        mask = instance.mask or _filled(layout, instance)
+        if mask is None:
+            _drop(work, instance, "outside the image")
+            return
+        work.things.append(replace(instance, mask=mask, box=instance.box or mask.box))
+        work.sources.add(work.sample.id)
+        work.count("same_source")
         return
-    shape = _pool_shape(work, instance, _label_quad(instance, own))
+    quad = _label_quad(work, instance)
+    if quad is None:
+        _drop(work, instance, "outside the image")
+        return
+    shape = _pool_shape(work, instance, quad)
     if shape is None:
         _drop(work, instance, "without a mask from another image")
         return
-    mask = place_mask(shape.pixels, shape.quad, work.sample.layout.width, work.sample.layout.height)
-    if mask is None or mask.area < min(SMALLEST_PX, own.pixels.sum()):
+    mask = place_mask(shape.pixels, shape.quad, layout.width, layout.height)
+    if mask is None:
         _drop(work, instance, "too thin for its new mask")
         return
     _place(work, instance, shape, mask)
@@ -287,13 +293,11 @@ def _size(instance: Instance) -> float:
 
 
 def _shape_for(work: _Work, instance: Instance, amount: Perturbation) -> _Shape | None:
-    own = _own_shape(work, instance)
-    if own is None:
-        return None
     swap = work.pool is not None and (not work.allow_same_source or work.rng.random() < amount.swap)
     if not swap:
-        return own
-    return _pool_shape(work, instance, _label_quad(instance, own))
+        return _own_shape(work, instance)
+    quad = _label_quad(work, instance)
+    return None if quad is None else _pool_shape(work, instance, quad)
 
 
 def _settle(

@@ -140,6 +140,10 @@ class MaskPool:
         self._sources: list[tuple[str, ...]] = [
             tuple(row) for row in table.column("sources").to_pylist()
         ]
+        self._seen_in: dict[str, list[int]] = {}  # rows by sample id and by its parent scene
+        for k, names in enumerate(self._sources):
+            for name in {part for s in names for part in (s, s.split("#", 1)[0])}:
+                self._seen_in.setdefault(name, []).append(k)
 
     @classmethod
     def load(cls, path: Path) -> MaskPool:
@@ -295,11 +299,8 @@ class MaskPool:
             return rows
         banned = {exclude} if isinstance(exclude, str) else set(exclude)
         banned |= {name.split("#", 1)[0] for name in banned}
-        keep = [
-            not any(s in banned or s.split("#", 1)[0] in banned for s in self._sources[k])
-            for k in rows
-        ]
-        left: npt.NDArray[np.int64] = rows[np.array(keep, dtype=bool)]
+        seen = [row for name in banned for row in self._seen_in.get(name, ())]
+        left: npt.NDArray[np.int64] = rows[~np.isin(rows, seen)] if seen else rows
         if len(left) == 0:
             raise DataError(
                 f"every mask of class {label!r} comes from {', '.join(sorted(banned))}",
