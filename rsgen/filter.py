@@ -137,6 +137,18 @@ class FilterStage:
     def image_roots(self) -> list[Path]:
         return self._run.image_roots
 
+    def model_hashes(self) -> dict[str, str]:
+        """The weights behind each rule that looks through a network."""
+        if not self.uses_torch:
+            return {}
+        from rsgen.models.base import ModelRef, model_folder, model_hash
+
+        scorers = {r.name: self._scorer(r) for r in self._rules if r.scorer == "novelty-latent"}
+        return {
+            name: model_hash(model_folder(ModelRef.parse(scorer.model)))
+            for name, scorer in scorers.items()
+        }
+
     # ------------------------------------------------------------ once a worker
 
     def open(self) -> None:

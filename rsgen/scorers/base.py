@@ -68,9 +68,7 @@ class NoveltyScorer(Protocol):
         """What is kept of each image, [N, ...]; a pure function of the pixels."""
         ...
 
-    def distances(
-        self, signatures: Signatures, references: Signatures
-    ) -> npt.NDArray[np.float32]:
+    def distances(self, signatures: Signatures, references: Signatures) -> npt.NDArray[np.float32]:
         """Distances in [0, 1], float32 [N, M]; 0 is a copy."""
         ...
 
@@ -95,9 +93,7 @@ class Bound:
     def passes(self, score: float) -> bool:
         if math.isnan(score):
             return True
-        return (self.low is None or score >= self.low) and (
-            self.high is None or score <= self.high
-        )
+        return (self.low is None or score >= self.low) and (self.high is None or score <= self.high)
 
     def __str__(self) -> str:
         low = "" if self.low is None else f"min {self.low:.4g}"

@@ -51,7 +51,7 @@ def without_verdict(sample: Sample) -> Sample:
         replace(i, reasons=tuple(r for r in i.reasons if _rule_of(r) not in i.scores))
         for i in sample.layout.instances
     )
-    ours = {*sample.scores, FAILED, QUOTA}
+    ours = {FAILED, QUOTA, *sample.scores, *(n for i in instances for n in i.scores)}
     reasons = tuple(r for r in sample.reasons if _rule_of(r) not in ours)
     layout = replace(sample.layout, instances=instances)
     return replace(sample, layout=layout, verdict=None, reasons=reasons)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgen.images import replace_bytes
+from rsgen.records import Sample
 from rsgen.scorers.base import FloatArray, NoveltyScorer, Signatures
 from rsgen.scorers.judging import Scored, with_score
 
@@ -28,10 +29,11 @@ CHUNK = 4096
 
 @dataclass(frozen=True)
 class References:
-    """Signatures [M, ...] and the ids they belong to."""
+    """Signatures [M, ...], the ids they belong to, and keys that tell equal ids apart."""
 
     ids: tuple[str, ...]
     signatures: Signatures
+    keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,9 +41,15 @@ class References:
 
 def references_of(scored: Sequence[Scored], rule: str) -> References:
     """The signatures that a rule's scorer made; images that failed are left out."""
-    found = [(s.sample.id, s.signatures[rule]) for s in scored if rule in s.signatures]
+    found = [(s.sample, s.signatures[rule]) for s in scored if rule in s.signatures]
     signatures = np.stack([code for _, code in found]) if found else np.zeros((0, 1))
-    return References(tuple(name for name, _ in found), signatures)
+    ids = tuple(sample.id for sample, _ in found)
+    return References(ids, signatures, tuple(_key(sample) for sample, _ in found))
+
+
+def _key(sample: Sample) -> str:
+    """Which image it is: two runs may use one id for two images."""
+    return f"{sample.id} {sample.sha256}"
 
 
 class SignatureStore:
@@ -58,7 +66,8 @@ class SignatureStore:
             try:
                 with np.load(path, allow_pickle=False) as stored:
                     ids = tuple(str(name) for name in stored["ids"])
-                    self._memory[rule, key] = References(ids, stored["signatures"])
+                    keys = tuple(str(name) for name in stored["keys"])
+                    self._memory[rule, key] = References(ids, stored["signatures"], keys)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 return None
         return self._memory[rule, key]
@@ -67,7 +76,8 @@ class SignatureStore:
         self._memory[rule, key] = references
         buffer = io.BytesIO()
         ids = np.asarray(references.ids, dtype=np.str_)
-        np.savez(buffer, ids=ids, signatures=references.signatures)
+        keys = np.asarray(references.keys, dtype=np.str_)
+        np.savez(buffer, signatures=references.signatures, ids=ids, keys=keys)
         replace_bytes(self._folder / f"{rule}-{key}.npz", buffer.getvalue())
 
 
@@ -76,8 +86,8 @@ def compare(
 ) -> None:
     """Give each image its distance to the nearest other one or earlier one of `scored`.
 
-    An image is not compared with a reference of its own id (a real run filtered against
-    itself). Where there is nothing to compare with, there is no score.
+    An image is not compared with itself (a real run filtered against itself). Where there is
+    nothing to compare with, there is no score.
     """
     present = [s for s in scored if rule in s.signatures]
     if not present:
@@ -88,11 +98,13 @@ def compare(
     references = _joined(others)
     for start in range(0, len(references), CHUNK):
         part = slice(start, start + CHUNK)
-        table = scorer.distances(own.signatures, references.signatures[part])
-        _take_nearest(best, like, table, own.ids, references.ids[part])
+        codes = references.signatures[part]
+        table = scorer.distances(own.signatures, codes)
+        chunk = References(references.ids[part], codes, references.keys[part])
+        _take_nearest(best, like, table, own, chunk)
     table = scorer.distances(own.signatures, own.signatures)
     table = np.where(np.tri(len(own), k=-1, dtype=bool), table, np.inf)
-    _take_nearest(best, like, table, own.ids, own.ids)
+    _take_nearest(best, like, table, own, own)
     for item, score, name in zip(present, best.tolist(), like, strict=True):
         item.sample = with_score(item.sample, rule, score if math.isfinite(score) else math.nan)
         item.nearest[rule] = name
@@ -102,28 +114,31 @@ def _joined(parts: Iterable[References]) -> References:
     found = [part for part in parts if len(part)]
     if not found:
         return References((), np.zeros((0, 1)))
-    ids = tuple(name for part in found for name in part.ids)
-    return References(ids, np.concatenate([part.signatures for part in found]))
+    return References(
+        tuple(name for part in found for name in part.ids),
+        np.concatenate([part.signatures for part in found]),
+        tuple(key for part in found for key in part.keys),
+    )
 
 
 def _take_nearest(
     best: npt.NDArray[np.float64],
     like: list[str],
     table: npt.NDArray[np.floating],
-    own_ids: Sequence[str],
-    ids: Sequence[str],
+    own: References,
+    others: References,
 ) -> None:
     """Lower `best` [N] and name the nearest, from distances [N, M]; ties go to the first seen."""
-    places = {name: k for k, name in enumerate(ids)}
+    places = {key: k for k, key in enumerate(others.keys)}
     table = np.array(table, dtype=np.float64)
-    for row, name in enumerate(own_ids):
-        if name in places:
-            table[row, places[name]] = np.inf
+    for row, key in enumerate(own.keys):
+        if key in places:
+            table[row, places[key]] = np.inf
     nearest = table.argmin(axis=1)
     for row, column in enumerate(nearest):
         if table[row, column] < best[row]:
             best[row] = table[row, column]
-            like[row] = ids[int(column)]
+            like[row] = others.ids[int(column)]
 
 
 def own_distances(references: References, scorer: NoveltyScorer) -> FloatArray:
