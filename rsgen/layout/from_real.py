@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +24,7 @@ from rsgen.geometry import (
 from rsgen.layout.from_pool import PlannedLayout
 from rsgen.layout.ground import SMALLEST_PX, visible_part
 from rsgen.layout.place import inside, place_mask
+from rsgen.layout.stuff import StuffMap, stuff_map
 from rsgen.mask import Mask
 from rsgen.pool import MaskPool, canonical_pose
 from rsgen.raster import fill_quad
@@ -33,7 +33,6 @@ from rsgen.records import ClassTable, Instance, Layout, ObjectClass, Sample
 __all__ = ["Perturbation", "plan_from_layout"]
 
 BoolImage = npt.NDArray[np.bool_]
-StuffMap = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def plan_from_layout(
     given = sample.layout
     stuff = [i for i in given.instances if work.is_stuff(i)]
     things = [i for i in given.instances if not work.is_stuff(i)]
-    ground = _stuff_map(given, stuff, things)
+    ground = stuff_map(given, stuff, things)
     if mode == "resample":
         for instance in things:
             _resample(work, instance)
@@ -362,31 +361,6 @@ def _moved(
 
 
 # --- stuff -------------------------------------------------------------------------------
-
-
-def _stuff_map(layout: Layout, stuff: list[Instance], things: list[Instance]) -> StuffMap:
-    """Which stuff (1 + position) covers each pixel; under things it is that of the nearest."""
-    ground: StuffMap = np.zeros((layout.height, layout.width), dtype=np.int32)
-    for number, instance in enumerate(stuff, start=1):
-        if instance.mask is not None:
-            instance.mask.paint(ground, number)
-    if not stuff:
-        return ground
-    hidden = np.zeros(ground.shape, dtype=np.uint8)
-    for instance in things:
-        if instance.mask is not None:
-            instance.mask.paint(hidden, 1)
-    # a ring more: pixels that an object covers by less than half belong to nothing
-    hidden = np.asarray(cv2.dilate(hidden, np.ones((3, 3), dtype=np.uint8)), dtype=np.uint8)
-    hidden[ground > 0] = 0
-    if not hidden.any() or hidden.all():
-        return ground
-    _, nearest = cv2.distanceTransformWithLabels(
-        hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    values = np.zeros(int(nearest.max()) + 1, dtype=np.int32)
-    values[nearest[hidden == 0]] = ground[hidden == 0]
-    return np.where(hidden > 0, values[nearest], ground).astype(np.int32)
 
 
 def _stood_on(shape: _Shape, ground: StuffMap) -> npt.NDArray[np.int64]:
