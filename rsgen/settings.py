@@ -91,7 +91,7 @@ class ExtractMasksConfig(Section):
 class BuildMaskPoolConfig(Section):
     """Samples -> pool of instance shapes."""
 
-    min_score: float = Field(0.35, ge=0, le=1, description="least mask score")
+    min_score: float = Field(0.25, ge=0, le=1, description="least mask score")
     min_area_px: int = Field(24, ge=1, description="least mask area in pixels")
     min_solidity: float = Field(0.35, ge=0, le=1, description="least area / convex hull area")
     max_hole_share: float = Field(0.25, ge=0, le=1, description="most holes / filled area")

@@ -9,6 +9,7 @@ marked as a fall-back (`origin` = "box" and a reason).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +29,7 @@ from rsgen.extraction.patch import (
 )
 from rsgen.extraction.shapes import INSET, Family, Templates, family_of, templates
 from rsgen.geometry import box_quad
+from rsgen.pool.canonical import FRONT_GUESS
 from rsgen.records import ClassTable, Instance
 
 __all__ = ["ClassicalBackend"]
@@ -50,17 +52,24 @@ PASSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One object's field [S, S] (share inside), its evidence, and the reason to doubt it."""
+    """One object's field [S, S] (share inside), its evidence, and the reason to doubt it.
+
+    `front_rad`: where its front seems to be, for upright labels of classes that have one.
+    """
 
     field: Grid
     patch: Patch
     score: float
     doubt: str | None
-    angle: float = 0.0
+    front_rad: float | None = None
 
 
 class ClassicalBackend:
-    """Box-seeded segmentation; deterministic, about 5-10 ms an object on one core."""
+    """Box-seeded segmentation; deterministic, about 5-10 ms an object on one core.
+
+    For upright labels of classes with a front, the direction of the best outline goes into
+    `attributes["front_guess_rad"]`: a guess for the mask pool, not a heading.
+    """
 
     name = "classical"
 
@@ -89,8 +98,12 @@ class ClassicalBackend:
         reasons = instance.reasons
         if found.doubt is not None:
             reasons = (*reasons, f"fallback: {found.doubt}")
+        attributes = instance.attributes
+        if found.front_rad is not None:
+            attributes = {**attributes, FRONT_GUESS: f"{found.front_rad:.3f}"}
         return replace(
             instance,
+            attributes=attributes,
             mask=mask or least_mask(frame, width, height),
             origin=self.name if found.doubt is None else "box",
             scores={**instance.scores, "mask": round(found.score, 4)},
@@ -123,7 +136,8 @@ def segment(
     field, contrast = _refine(fine, weight, prior, family.softness)
     score, doubt = _judge(field, prior, contrast, frame)
     angle = float(options.angle[best])
-    return Found(field if doubt is None else prior, fine, score, doubt, angle)
+    guess = angle if pose == "any" and doubt is None and not math.isnan(angle) else None
+    return Found(field if doubt is None else prior, fine, score, doubt, guess)
 
 
 def _without(others: Sequence[Instance], patch: Patch) -> Grid:

@@ -219,7 +219,7 @@ class Templates:
     fill: float32 [K, S, S] in [0, 1], share of each cell inside; edge: float32 [K, S, S],
     boundary weight, each summing to 1; cost: float32 [K], what the template's rarity and its
     bending to the box's aspect count against it; angle: float32 [K], radians of the front
-    from the box's +x.
+    from the box's +x, NaN where the outline has no front.
     """
 
     fill: Grid
@@ -259,7 +259,8 @@ def templates(family: Family, log_aspect: float, pose: str, size: int) -> Templa
             fills.append(_raster([(p - low) / (high - low) for p in parts], size))
             mismatches.append(abs(mismatch))
             handicaps.append(outline.handicap)
-            angles.append(math.remainder(angle, 2 * math.pi))
+            fronted = outline.turns == 360
+            angles.append(math.remainder(angle, 2 * math.pi) if fronted else math.nan)
     bent = np.array(mismatches, dtype=np.float32)
     keep = np.argsort(bent, kind="stable")
     limit = max(0.24 / family.stiffness, float(bent[keep[min(15, len(keep) - 1)]]))

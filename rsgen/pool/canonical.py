@@ -19,11 +19,13 @@ from rsgen.geometry import Quad, RotatedBox, quad_to_rotated_box, rotated_box_to
 from rsgen.mask import Mask
 from rsgen.records import Instance
 
-__all__ = ["Canonical", "Pose", "canonical_pose"]
+__all__ = ["FRONT_GUESS", "Canonical", "Pose", "canonical_pose"]
 
 BoolImage = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
-Pose = Literal["heading", "long side", "box"]
+Pose = Literal["heading", "guess", "long side", "box"]
+FRONT_GUESS = "front_guess_rad"  # attribute: where an extraction backend saw the front
+TILTS = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)  # degrees about a guess that are tried
 ELONGATED = 1.35  # long side / short side from which a mask's own direction is trusted
 
 
@@ -47,14 +49,16 @@ def canonical_pose(instance: Instance, *, symmetric: bool = False) -> Canonical 
 
     The direction is the heading where it is known (never for `symmetric` classes), else that
     of an oriented label, else the mask's own smallest rectangle where it is clearly longer
-    than wide. What has none of these keeps the image's axes, long side on x.
+    than wide, its front where extraction saw it; a compact shape with such a guess is turned
+    by it and straightened by its symmetry. What has none of these keeps the image's axes,
+    long side on x.
     """
     if instance.mask is None:
         return None
     crop = instance.mask.crop()
     angle, pose, label = _direction(instance, crop, symmetric)
     pixels, box = _turned(crop, (instance.mask.x0, instance.mask.y0), angle, label)
-    if pose != "heading" and box.h > box.w:
+    if pose == "box" and box.h > box.w:
         pixels = np.ascontiguousarray(np.rot90(pixels))
         box = RotatedBox(box.cx, box.cy, box.h, box.w, box.angle_rad + math.pi / 2)
     return Canonical(pixels, rotated_box_to_quad(box), box.w, box.h, pose)
@@ -69,12 +73,42 @@ def _direction(
         heading = instance.heading_rad
         fits = label is not None and abs(math.remainder(label.angle_rad - heading, 2 * math.pi))
         return heading, "heading", label if fits is not False and fits < 1e-3 else None
+    guess = None if symmetric else _front_guess(instance)
     if label is not None and abs(math.remainder(label.angle_rad, math.pi / 2)) > 1e-3:
-        return label.angle_rad, "long side", label
+        turn = 0.0 if label.w >= label.h else math.pi / 2
+        swapped = label if turn == 0.0 else RotatedBox(
+            label.cx, label.cy, label.h, label.w, label.angle_rad + turn
+        )
+        return swapped.angle_rad, "long side", swapped
     (_, _), (w, h), degrees = cv2.minAreaRect(_outline(crop))
     if max(w, h) + 1 >= ELONGATED * (min(w, h) + 1):
-        return math.radians(degrees), "long side", None
+        angle = math.radians(degrees) + (0.0 if w >= h else math.pi / 2)
+        if guess is None:
+            return angle, "long side", None
+        return angle + (math.pi if math.cos(angle - guess) < 0 else 0.0), "guess", None
+    if guess is not None:
+        return _straightened(crop, guess), "guess", None
     return 0.0, "box", None
+
+
+def _front_guess(instance: Instance) -> float | None:
+    text = instance.attributes.get(FRONT_GUESS)
+    try:
+        angle = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return angle if math.isfinite(angle) else None
+
+
+def _straightened(crop: BoolImage, angle: float) -> float:
+    """The angle near a guess about which the mask is most like its mirror image."""
+
+    def symmetry(degrees: float) -> float:
+        pixels, _ = _turned(crop, (0, 0), angle + math.radians(degrees), None)
+        mirror = pixels[::-1]
+        return float((pixels & mirror).sum() / (pixels | mirror).sum()) - abs(degrees) * 1e-3
+
+    return angle + math.radians(max(TILTS, key=symmetry))
 
 
 def _outline(crop: BoolImage) -> npt.NDArray[np.float32]:

@@ -54,7 +54,7 @@ def class_statistics(pool: MaskPool, label: str, seed: int) -> dict[str, float |
     """Masks, sources, effective shapes (of a sample of 400), median size and poses."""
     masks = some_masks(pool, label, SAMPLE, seed)
     lengths = [m.length_m for m in masks if m.length_m is not None]
-    known = sum(m.pose == "heading" for m in masks)
+    known = {pose: sum(m.pose == pose for m in masks) for pose in ("heading", "guess")}
     return {
         "masks": pool.count(label),
         "sources": len({s for m in masks for s in m.sources}),
@@ -62,7 +62,8 @@ def class_statistics(pool: MaskPool, label: str, seed: int) -> dict[str, float |
         "median length px": round(float(np.median([m.width_px for m in masks])), 1),
         "median width px": round(float(np.median([m.height_px for m in masks])), 1),
         "median length m": round(float(np.median(lengths)), 1) if lengths else "unknown",
-        "heading known": f"{known / len(masks):.0%}",
+        "heading known": f"{known['heading'] / len(masks):.0%}",
+        "heading guessed": f"{known['guess'] / len(masks):.0%}",
         "median score": round(float(np.median([m.score for m in masks])), 2),
     }
 
