@@ -14,8 +14,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperCommand
 
-from rsgen.errors import LockedError, RsgenError
+from rsgen.errors import LockedError, RsgenError, from_os_error
 
 from .commands import COMMANDS, CommandSpec
 from .options import Common, command_signature, config_values, with_signature
@@ -78,23 +79,48 @@ def _root(
     return
 
 
+class OnceCommand(TyperCommand):
+    """An option given twice is an error: the last one must not win in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter in order:
+            free = getattr(parameter, "multiple", True) or getattr(parameter, "is_flag", True)
+            if not free and order.count(parameter) > 1:
+                ctx.fail(f"{parameter.opts[0]} is given twice")
+        return list(super().parse_args(ctx, args))
+
+
 def _register(spec: CommandSpec) -> None:
     def call(**given: Any) -> None:
         common = Common(**{name: given.pop(name) for name in Common.__dataclass_fields__})
         raise typer.Exit(_guarded(spec, common, given))
 
     signature = command_signature(spec.arguments, spec.options)
-    app.command(spec.name, help=spec.help, short_help=spec.help, epilog=spec.example)(
-        with_signature(call, signature, spec.name, spec.help)
-    )
+    app.command(
+        spec.name, cls=OnceCommand, help=spec.help, short_help=spec.help, epilog=spec.example
+    )(with_signature(call, signature, spec.name, spec.help))
 
 
 def _guarded(spec: CommandSpec, common: Common, given: dict[str, Any]) -> int:
     """Run a command; every way it can end has one exit code."""
-    from .console import ConsoleReporter, print_error, print_summary
+    from .console import ConsoleReporter
 
-    reporter = ConsoleReporter(quiet=common.quiet, verbose=common.verbose, log_file=common.log_file)
+    reporter = ConsoleReporter(quiet=common.quiet, verbose=common.verbose)
     try:
+        return _ended(spec, common, given, reporter)
+    finally:
+        reporter.end()
+
+
+def _ended(
+    spec: CommandSpec, common: Common, given: dict[str, Any], reporter: ConsoleReporter
+) -> int:
+    from .console import print_error, print_summary
+
+    try:
+        if common.log_file is not None:
+            reporter.log_to(common.log_file)
         summary = _execute(spec, common, given, reporter)
     except RsgenError as error:
         reporter.close()
@@ -103,11 +129,12 @@ def _guarded(spec: CommandSpec, common: Common, given: dict[str, Any]) -> int:
             return 0
         print_error(error, as_json=common.json)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit 1
         reporter.close()
+        known = from_os_error(error) if isinstance(error, OSError) else None
+        if known is not None:
+            print_error(known, as_json=common.json)
+            return known.exit_code
         place = _keep_traceback(common)
         sys.stderr.write(
             f"error: {type(error).__name__}: {error}\n"
@@ -117,7 +144,11 @@ def _guarded(spec: CommandSpec, common: Common, given: dict[str, Any]) -> int:
     reporter.close()
     if summary is None:
         return 0
-    print_summary(summary, as_json=common.json)
+    try:
+        print_summary(summary, as_json=common.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head`: the work is done, nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return summary.exit_code
 
 
@@ -132,8 +163,12 @@ def _keep_traceback(common: Common) -> str:
     if path is None:
         sys.stderr.write(text)
         return "the lines above"
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(text)
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(text)
+    except OSError:
+        sys.stderr.write(text)
+        return "the lines above"
     return str(path)
 
 

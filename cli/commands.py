@@ -99,7 +99,7 @@ def _job_call(command: str, inputs: Mapping[str, str]) -> Call:
             reporter=reporter,
             control=control,
             slice_of=common.slice_of(),
-            if_locked=common.if_locked,
+            if_locked=common.locked_policy(),
             dry_run=common.dry_run,
             allow_partial=common.allow_partial,
         )
@@ -118,6 +118,11 @@ def _run_call(
 ) -> RunSummary | None:
     from rsgen.pipeline import PipelineJob, print_pipeline, run_pipeline
 
+    if common.slice_of() is not None:
+        raise UsageError(
+            "rsgen run has no --slice: its stages follow one another",
+            hint="run one stage's command with --slice in a job array",
+        )
     job = PipelineJob(
         pipeline=given["pipeline"],
         layers=tuple(common.config),
@@ -128,7 +133,7 @@ def _run_call(
         last=given["until_stage"],
         reporter=reporter,
         control=control,
-        if_locked=common.if_locked,
+        if_locked=common.locked_policy(),
         dry_run=common.dry_run,
     )
     if common.print_config:

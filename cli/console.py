@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,20 +23,23 @@ PLAIN_INTERVAL_S = 10.0
 class ConsoleReporter:
     """Bars on a terminal, otherwise a plain line at most every ten seconds."""
 
-    def __init__(
-        self, *, quiet: bool = False, verbose: bool = False, log_file: Path | None = None
-    ) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet = quiet
         self._verbose = verbose
         self._log: TextIO | None = None
-        if log_file is not None:
-            log_file.parent.mkdir(parents=True, exist_ok=True)
-            self._log = log_file.open("a", encoding="utf-8")
         self._terminal = sys.stderr.isatty() and not quiet
         self._bar: Any = None
         self._name, self._unit = "", "item"
         self._total: int | None = None
         self._done, self._since, self._shown = 0, 0.0, 0.0
+
+    def log_to(self, path: Path) -> None:
+        """Keep every line in a file too.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        self._log = _open_log(path)
 
     def stage(self, name: str, total: int | None, unit: str = "item") -> None:
         self.close()
@@ -85,21 +89,45 @@ class ConsoleReporter:
         self._write_log(text)
         if self._quiet and not always:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            sys.stderr.write(text + "\n")
+        # A listener that went away (`2>&1 | head`) must not end hours of work.
+        with suppress(OSError):
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                sys.stderr.write(text + "\n")
 
     def _write_log(self, text: str) -> None:
         if self._log is not None:
-            self._log.write(time.strftime("%Y-%m-%dT%H:%M:%S ") + text + "\n")
-            self._log.flush()
+            with suppress(OSError):
+                self._log.write(time.strftime("%Y-%m-%dT%H:%M:%S ") + text + "\n")
+                self._log.flush()
 
     def close(self) -> None:
         """End the bar of the current stage."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
             self._bar = None
+
+    def end(self) -> None:
+        """End the bar and the log file; nothing is said after this."""
+        self.close()
+        if self._log is not None:
+            with suppress(OSError):
+                self._log.close()
+            self._log = None
+
+
+def _open_log(path: Path) -> TextIO:
+    from rsgen.errors import UsageError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--log-file {path}: cannot be written ({error.strerror})", hint="name another file"
+        ) from error
 
 
 def _plain(value: float | int | str) -> str:

@@ -100,6 +100,11 @@ class Common:
             raise UsageError(f"--slice {self.slice!r}: expected i/n with i from 0, as 0/4")
         return int(match[1]), int(match[2])
 
+    def locked_policy(self) -> str:
+        if self.if_locked not in {"fail", "skip", "wait"}:
+            raise UsageError(f"--if-locked {self.if_locked!r}: expected fail, skip or wait")
+        return self.if_locked
+
     def max_seconds(self) -> float | None:
         if self.max_time is None:
             return None

@@ -13,6 +13,8 @@ RsgenError
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
     "DataError",
     "GateMissed",
@@ -23,6 +25,7 @@ __all__ = [
     "Stopped",
     "TooManyFailures",
     "UsageError",
+    "from_os_error",
 ]
 
 
@@ -77,3 +80,19 @@ class GateMissed(RsgenError):
 
 class Stopped(RsgenError):
     exit_code = 75
+
+
+# A disk that is full or may not be written is the machine's state, not a bug of ours.
+_MACHINE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
+)
+
+
+def from_os_error(error: OSError) -> SetupError | None:
+    """The environment error that an OSError means; None where it may be a bug."""
+    if error.errno not in _MACHINE:
+        return None
+    return SetupError(
+        f"{error.filename or 'a file'}: {error.strerror}",
+        hint="make room or get access, then run the same line again",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,14 +21,14 @@ from rsgen.config import (
     section_name,
     templates_root,
 )
-from rsgen.errors import RsgenError, UsageError
+from rsgen.errors import DataError, RsgenError, UsageError
 from rsgen.images import replace_bytes
 from rsgen.registry import BUILT_IN, names, resolve
 from rsgen.reporting import NullReporter, Reporter, RunSummary
 from rsgen.request import digest, request_keys
 from rsgen.runs import Control, Job, hold_lock
 from rsgen.settings import Section
-from rsgen.store import input_ref
+from rsgen.store import input_ref, run_folder
 
 __all__ = [
     "PipelineJob",
@@ -123,6 +124,9 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
         raise UsageError(f"{path}: a pipeline needs a mapping `stages:`")
     problems, entries = [], {}
     for name, row in stages.items():
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name)):
+            problems.append(f"stages.{name}: a name is letters, digits, '-', '_' and '.'")
+            continue
         try:
             entry = StageEntry.model_validate(row)
         except ValidationError as error:
@@ -141,6 +145,9 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
     for asked in (job.first, job.last):
         if asked is not None and asked not in entries:
             raise UsageError(f"no stage {asked!r}; stages: {', '.join(entries)}")
+    order = list(entries)
+    if job.first and job.last and order.index(job.first) > order.index(job.last):
+        raise UsageError(f"--from {job.first} comes after --until {job.last}")
     return Pipeline(entries, (data, *read_layers(job.layers)))
 
 
@@ -195,6 +202,12 @@ def run_pipeline(job: PipelineJob) -> RunSummary:
     configs = {name: stage_config(job, pipeline, name) for name in pipeline.stages}
     if job.dry_run:
         return _dry_run(job, pipeline)
+    if (job.work / "run.json").is_file() and run_folder(
+        job.work / "run.json"
+    ) == job.work.absolute():
+        raise UsageError(
+            f"--work {job.work} is the OUT of another command", hint="give --work another folder"
+        )
     lock_job = Job("run", Config(), job.work, control=job.control, if_locked=job.if_locked)
     with hold_lock(job.work, lock_job):
         return _run_stages(job, pipeline, configs, started)
@@ -215,7 +228,7 @@ def _run_stages(
     record = job.work / "run.json"
     current: dict[str, str] = {}
     if record.is_file():
-        current = json.loads(record.read_text(encoding="utf-8")).get("stages", {})
+        current = _read_record(record)
     active = job.first is None
     rows: dict[str, float | int | str] = {}
     last = RunSummary("run", str(job.work), "done")
@@ -245,6 +258,8 @@ def _run_stages(
             last = run_command(stage_job)
         except RsgenError as error:
             error.message = f"stage {name}: {error.message}"
+            if error.hint and f"--out {stage_job.out}-2" in error.hint:
+                error.hint = "undo that change, or start afresh in another --work folder"
             raise
         current[name] = stage_job.out.name
         replace_bytes(record, _record(current))
@@ -274,6 +289,16 @@ def _stage_inputs(
         path = work / current[value] if value in pipeline.stages else Path(value)
         inputs.setdefault(key, []).append(path)
     return inputs
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    try:
+        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        return {str(name): str(folder) for name, folder in stages.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not the record of a pipeline ({error})", hint="give --work another folder"
+        ) from error
 
 
 def _record(current: Mapping[str, str]) -> bytes:
