@@ -76,11 +76,11 @@ def _rows(template: RowsTemplate, ground: Ground, draws: Draws) -> None:
             ground.band(middle - spine / 2, middle + spine / 2, template.spine)
         if template.pair:
             away = spine / 2 + depth * 0.03
-            _row(template, ground, draws, (middle - away, -1.0), base, occupied)
-            _row(template, ground, draws, (middle + away, 1.0), base + math.pi, occupied)
+            _row(template, ground, draws, (middle - away, -1.0), base, occupied, limit)
+            _row(template, ground, draws, (middle + away, 1.0), base + math.pi, occupied, limit)
         else:
             turned = base + (math.pi if ground.rng.random() < 0.5 else 0.0)
-            _row(template, ground, draws, (middle, 0.0), turned, occupied)
+            _row(template, ground, draws, (middle, 0.0), turned, occupied, limit)
 
 
 def _beside(template: RowsTemplate, ground: Ground) -> float:
@@ -104,11 +104,12 @@ def _row(
     base: tuple[float, float],
     facing: float,
     occupied: float,
+    limit: float,
 ) -> None:
     """Objects side by side along v = const, from one border of the canvas to the other.
 
     `base` is (v, side): the objects' middles lie on v (side 0), or their near ends do and
-    they reach toward lower (-1) or higher (+1) v.
+    they reach toward lower (-1) or higher (+1) v. None reaches below `limit`.
     """
     rng = ground.rng
     radius = ground.radius
@@ -132,7 +133,9 @@ def _row(
         if rng.random() >= occupied:
             u += along * (1 + gap)
             continue
-        if ground.put(piece, u + along / 2, v + side * across / 2, turn):
+        middle = v + side * across / 2
+        on_rows = middle - across / 2 >= limit
+        if on_rows and ground.put(piece, u + along / 2, middle, turn):
             u += along * (1 + gap)
             left -= 1
             if left == 0 and template.run:
