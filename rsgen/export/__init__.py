@@ -153,12 +153,14 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
         shutil.rmtree(staging)  # ours: an export of this request that was stopped
     total = len(plan.selection.items)
     run.reporter.stage("export", total * 2, "image")
-    writer = _Writer(run, plan, staging)
-    for item, sample in _samples(plan):
-        writer.add(item, sample)
-        run.reporter.advance()
-        run.check_stop()
-    reports = writer.close()
+    writer = _Writer(plan, staging)
+    try:
+        for item, sample in _samples(plan):
+            writer.add(item, sample)
+            run.reporter.advance()
+            run.check_stop()
+    finally:
+        reports = writer.close()  # also after a stop: writers hold open files
     objects = _verify(run, plan, staging, writer)
     report = _report(plan, writer, reports, objects)
     card = dataset_card(
@@ -195,7 +197,7 @@ def _samples(plan: _Plan) -> Iterator[tuple[Item, Sample]]:
 class _Writer:
     """Feeds every format's writer, and puts each image in place once, linked elsewhere."""
 
-    def __init__(self, run: ProgramRun, plan: _Plan, staging: Path) -> None:
+    def __init__(self, plan: _Plan, staging: Path) -> None:
         self._plan, self._staging = plan, staging
         self._names = SafeNames()
         self.file_names: dict[Item, str] = {}

@@ -10,7 +10,7 @@ from typing import Any
 from rsgen.config import Config, section_name
 from rsgen.export.selection import ancestry
 from rsgen.request import RunInfo
-from rsgen.store import SampleRun
+from rsgen.store import SampleRun, run_folder
 
 __all__ = ["command_line", "dataset_card"]
 
@@ -39,13 +39,23 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def run_name(info: RunInfo) -> str:
+    """A name that does not depend on where the run lies."""
+    return f"{info.command}-{info.fingerprint8}"
+
+
+def _input_name(path: Path) -> str:
+    out = run_folder(path) if path.exists() else None
+    return path.name if out is None else run_name(RunInfo.load(out))
+
+
 def command_line(info: RunInfo) -> str:
-    """The line that asks for a run again: command, inputs by folder name, keys not at default."""
+    """The line that asks for a run again: command, inputs by name, keys that are not default."""
     words = ["rsgen", info.command]
     for ref in info.inputs:
         flag = FLAGS.get((info.command, ref.name), f"--{ref.name}")
         plain = flag == f"--{ref.name}" and ref.name in POSITIONAL
-        words += [Path(ref.path).name] if plain else [flag, Path(ref.path).name]
+        words += [_input_name(Path(ref.path))] if plain else [flag, _input_name(Path(ref.path))]
     section = section_name(info.command)
     ours, default = info.config.model_dump(mode="json"), Config().model_dump(mode="json")
     pairs = {"seed": ours["seed"]} if ours["seed"] != default["seed"] else {}
@@ -54,7 +64,7 @@ def command_line(info: RunInfo) -> str:
             pairs[f"{section}.{key}"] = value
     for key, value in pairs.items():
         words += ["-s", f"{key}={_plain(value)}"]
-    return shlex.join([*words, "--out", info.out.name])
+    return shlex.join([*words, "--out", run_name(info)])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -121,7 +131,8 @@ def dataset_card(
     lines += [
         "## How it was made",
         "",
-        "Folders are given by name; the same lines with the same inputs make the same data.",
+        "Runs are named by command and fingerprint; the same lines with the same inputs make the "
+        "same data.",
         "",
         "```",
         *(command_line(run) for run in earliest_first),
@@ -131,7 +142,7 @@ def dataset_card(
         *_table(
             ["run", "command", "fingerprint", "seed"],
             [
-                [r.out.name, r.command, r.fingerprint, r.seed]
+                [run_name(r), r.command, r.fingerprint, r.seed]
                 for r in reversed(list(chain.values()))
             ],
         ),

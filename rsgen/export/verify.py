@@ -7,6 +7,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +16,14 @@ import numpy.typing as npt
 from rsgen.errors import DataError
 from rsgen.formats import Dataset, read_dataset
 from rsgen.formats.checks import quad_inside
-from rsgen.geometry import Box, bounds
+from rsgen.geometry import (
+    Box,
+    as_array,
+    bounds,
+    clockwise,
+    quad_to_rotated_box,
+    rotated_box_to_quad,
+)
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
 __all__ = ["Expected", "check_coco", "check_format", "written_instances"]
@@ -24,6 +32,7 @@ __all__ = ["Expected", "check_coco", "check_format", "written_instances"]
 TOLERANCE_PX = 1e-3
 CLASSES_KEPT = frozenset({"jsonl"})  # formats that write stuff classes too
 
+Numbers = npt.NDArray[np.float64]
 Expected = tuple[str, str, Sample]  # file name of the image, split, the sample as written
 
 
@@ -94,32 +103,57 @@ def _compare(
             f"size {read.layout.width} x {read.layout.height}, expected "
             f"{layout.width} x {layout.height}",
         )
-    ours, theirs = (
-        _boxes(wanted, layout, name, classes),
-        _boxes(read.layout.instances, layout, name, classes),
-    )
+    ours = _shapes(wanted, layout, name, classes)
+    theirs = _shapes(read.layout.instances, layout, name, classes)
     for label in sorted({*ours, *theirs}):
-        a, b = ours.get(label, np.zeros((0, 4))), theirs.get(label, np.zeros((0, 4)))
+        a, b = ours.get(label, []), theirs.get(label, [])
         if len(a) != len(b):
             raise _failed(place, f"{len(b)} objects of {label}, expected {len(a)}")
         worst = _worst_match(a, b)
         if worst > TOLERANCE_PX:
-            raise _failed(place, f"a box of {label} is off by {worst:.4g} pixels")
+            raise _failed(place, f"an object of {label} is off by {worst:.4g} pixels")
 
 
-def _boxes(
+@dataclass(frozen=True)
+class _Shape:
+    """What must agree: box corners [4], and quads [A, 8] of which one must be met."""
+
+    box: Numbers
+    quads: Numbers
+
+
+def _shapes(
     instances: Iterable[Instance], layout: Layout, name: str, classes: ClassTable
-) -> Mapping[str, npt.NDArray[np.float64]]:
-    """Boxes inside the image by class, float64 [N, 4]."""
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
+) -> dict[str, list[_Shape]]:
+    """Boxes inside the image and quads, by class; stuff, which has a mask alone, is left out."""
+    found: dict[str, list[_Shape]] = {}
     for instance in instances:
         box = _box(instance, name, layout)
         if box is None:
-            continue  # stuff, which has a mask alone
+            continue
         inside = box.clip(layout.width, layout.height)
+        corners = np.array([inside.x0, inside.y0, inside.x1, inside.y1])
         label = classes.resolve(instance.label).name
-        found.setdefault(label, []).append((inside.x0, inside.y0, inside.x1, inside.y1))
-    return {label: np.asarray(rows, dtype=np.float64) for label, rows in found.items()}
+        found.setdefault(label, []).append(_Shape(corners, _quads(instance, name, layout)))
+    return found
+
+
+def _quads(instance: Instance, name: str, layout: Layout) -> Numbers:
+    """The quads that may be read back, float64 [A, 8]; none where the format has no corners.
+
+    With a heading the first edge must be the same, else any corner may come first. COCO holds
+    a rotated rectangle beside a mask, so other quads come back as their rectangle.
+    """
+    quad = instance.quad
+    if quad is None or name not in ("dota", "jsonl", "coco", "yolo-obb"):
+        return np.zeros((0, 8))
+    if name == "yolo-obb":
+        quad = quad_inside(quad, instance.heading_rad, layout.width, layout.height) or quad
+    allowed = [clockwise(quad)]
+    if name == "coco":
+        allowed.append(rotated_box_to_quad(quad_to_rotated_box(quad)))
+    turns = (0,) if instance.heading_rad is not None else (0, 1, 2, 3)
+    return np.array([np.roll(as_array(q), -k, axis=0).ravel() for q in allowed for k in turns])
 
 
 def _box(instance: Instance, name: str, layout: Layout) -> Box | None:
@@ -138,12 +172,20 @@ def _box(instance: Instance, name: str, layout: Layout) -> Box | None:
     return instance.bounds()
 
 
-def _worst_match(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Largest corner difference when each box of `a` takes its nearest free one of `b`."""
-    free = np.ones(len(b), dtype=bool)
+def _worst_match(wanted: list[_Shape], read: list[_Shape]) -> float:
+    """Largest coordinate difference when each shape takes its nearest free one."""
+    boxes = np.array([shape.box for shape in read]).reshape(-1, 4)
+    corners = np.full((len(read), 8), np.nan)
+    for row, shape in enumerate(read):
+        if len(shape.quads):
+            corners[row] = shape.quads[0]
+    free = np.ones(len(read), dtype=bool)
     worst = 0.0
-    for row in a:
-        off = np.abs(b - row).max(axis=1)
+    for shape in wanted:
+        off = np.abs(boxes - shape.box).max(axis=1)
+        if len(shape.quads):
+            turned = np.abs(corners[:, None] - shape.quads).max(axis=2).min(axis=1)
+            off = np.maximum(off, np.nan_to_num(turned, nan=0.0))  # a box alone has no corners
         off[~free] = np.inf
         nearest = int(off.argmin())
         free[nearest] = False

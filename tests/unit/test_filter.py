@@ -281,4 +281,4 @@ def test_an_older_verdict_does_not_count_twice(tmp_path: Path) -> None:
     run = build(tmp_path / "run", duplicates())
     run_filter(tmp_path / "one", run)
     run_filter(tmp_path / "two", tmp_path / "one")
-    assert [s for s in open_samples(tmp_path / "two")] == list(open_samples(tmp_path / "one"))
+    assert list(open_samples(tmp_path / "two")) == list(open_samples(tmp_path / "one"))
