@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 
-from rsgen.augment import move_layout
 from rsgen.errors import DataError, UsageError
 from rsgen.geometry import similarity
 from rsgen.layout import PlannedLayout, load_templates, plan_from_layout, plan_from_pool
@@ -121,7 +120,8 @@ class PoolLayouts:
             _generator(self._seed, number),
             (self._size, self._size),
             gsd_m=settings.gsd_m,
-            labels=settings.per_class or None,
+            # Sorted: a draw by weights follows their order, and run.json may keep another.
+            labels=dict(sorted(settings.per_class.items())) or None,
             empty=settings.empty,
         )
         return _item(number, plan)
@@ -257,6 +257,8 @@ def _on_canvas(layout: Layout, size: int, rng: np.random.Generator) -> Layout:
     """A size x size part of the layout at its own scale, around a random object of it."""
     if (layout.width, layout.height) == (size, size):
         return layout
+    from rsgen.augment import move_layout  # loads albumentations: seconds, seldom needed
+
     boxes = [box for i in layout.instances if i.quad is not None and (box := i.bounds())]
     centre = (layout.width / 2, layout.height / 2)
     if boxes:
