@@ -21,7 +21,6 @@ from rsgen.geometry import (
     bounds,
     clip_polygon,
     clockwise,
-    fill_polygon,
     min_area_quad,
     polygon_area,
     quad_from_tuple,
@@ -32,12 +31,13 @@ __all__ = [
     "axis_aligned",
     "check_box",
     "check_crop",
-    "check_polygons",
+    "check_outlines",
     "check_quad",
     "check_rle",
     "check_size",
     "cross_themselves",
     "finite_numbers",
+    "no_pixel",
     "number",
     "quad_inside",
     "raster_session",
@@ -183,33 +183,30 @@ def axis_aligned(quad: Quad) -> bool:
     return bool(on_x.all() and on_y.all())
 
 
-def check_polygons(parts: list[Array], width: int, height: int) -> tuple[Mask, Box, bool, bool]:
-    """(union of the parts inside the image, the parts' bounds inside it, cut off, loops).
+def check_outlines(parts: list[Array], width: int, height: int) -> tuple[Box, bool, bool]:
+    """(the parts' bounds inside the image, cut off, loops) of a polygon that can be filled.
 
-    Small loops where an outline crosses itself are filled even-odd and reported by the last
-    value; an outline that is mostly loops is refused.
+    Small loops where an outline crosses itself are reported by the last value; an outline
+    that is mostly loops is refused.
 
     Raises:
         Problem: SelfCrossing, ZeroArea, OutsideImage.
     """
     loops = False
     for part in parts:
-        polygon = Polygon(part)
-        if polygon.is_valid:
+        if Polygon(part).is_valid:
             continue
         filled, net = _even_odd_area(part), abs(polygon_area(part))
         if filled > 0 and filled - net > LOOP_SHARE * filled:
             raise Problem("SelfCrossing", "the outline crosses itself", "redraw the outline")
         loops = loops or filled - net > 1e-6 * filled
-    found = bounds(np.concatenate(parts))
-    inside, cut = check_box(found, width, height)
-    if len(parts) == 1:
-        mask = Mask.from_polygons(parts, width, height)
-    else:
-        mask = _union(parts, width, height)
-    if mask is None:
-        raise Problem("ZeroArea", "the outline covers no pixel centre", "remove it or redraw it")
-    return mask, inside, cut, loops
+    inside, cut = check_box(bounds(np.concatenate(parts)), width, height)
+    return inside, cut, loops
+
+
+def no_pixel() -> Problem:
+    """What an outline too thin to hold a pixel's centre is."""
+    return Problem("ZeroArea", "the outline covers no pixel centre", "remove it or redraw it")
 
 
 def _even_odd_area(part: Array) -> float:
@@ -223,16 +220,6 @@ def _even_odd_area(part: Array) -> float:
         at = x[spans] + (inner.y - y[spans]) / (ny[spans] - y[spans]) * (nx[spans] - x[spans])
         area += face.area if int((at > inner.x).sum()) % 2 else 0.0
     return area
-
-
-def _union(parts: list[Array], width: int, height: int) -> Mask | None:
-    found = bounds(np.concatenate(parts))
-    x0, y0 = max(math.floor(found.x0), 0), max(math.floor(found.y0), 0)
-    x1, y1 = min(math.ceil(found.x1), width), min(math.ceil(found.y1), height)
-    canvas = np.zeros((max(y1 - y0, 0), max(x1 - x0, 0)), dtype=bool)
-    for part in parts:
-        canvas |= fill_polygon([part - (x0, y0)], *canvas.shape)
-    return Mask.from_array(canvas, x0, y0)
 
 
 def check_rle(rle: Mapping[str, Any], width: int, height: int) -> Mask:

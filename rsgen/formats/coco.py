@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rsgen.errors import DataError
-from rsgen.formats.checks import check_box, number
+from rsgen.formats.atlas import fill_outlines
+from rsgen.formats.checks import check_box, no_pixel, number
 from rsgen.formats.coco_images import ImagePlaces, ImageRecord, find_image
 from rsgen.formats.coco_shapes import bbox_of, shape_of
 from rsgen.formats.coco_write import CocoWriter
@@ -27,7 +29,7 @@ from rsgen.formats.common import (
 )
 from rsgen.formats.files import relative
 from rsgen.formats.names import LabelNames, paint_order
-from rsgen.geometry import wrap_angle
+from rsgen.geometry import Array, wrap_angle
 from rsgen.records import Instance, Layout, Sample
 
 __all__ = ["FORMAT", "coco_files", "looks_like_coco", "read_coco"]
@@ -244,11 +246,23 @@ def _instances(
     names: LabelNames,
     tally: Tally,
 ) -> Iterator[Instance]:
+    good: list[tuple[int, dict[str, Any], Instance, list[Array]]] = []
     for index, annotation in labels:
         try:
-            yield _instance(annotation, image, categories, names, tally)
+            instance, parts = _instance(annotation, image, categories, names, tally)
+            good.append((index, annotation, instance, parts))
         except Problem as problem:
             tally.label_failed(_place(where, index, annotation), problem)
+    outlines = [parts for *_, parts in good if parts]
+    masks = iter(fill_outlines(outlines, image.width, image.height))
+    for index, annotation, instance, parts in good:
+        mask = next(masks) if parts else instance.mask
+        if parts and mask is None:
+            tally.label_failed(_place(where, index, annotation), no_pixel())
+        elif mask is None:
+            yield instance
+        else:
+            yield replace(instance, mask=mask, origin="polygon")
 
 
 def _instance(
@@ -257,7 +271,8 @@ def _instance(
     categories: dict[Any, str],
     names: LabelNames,
     tally: Tally,
-) -> Instance:
+) -> tuple[Instance, list[Array]]:
+    """(the label, polygons that are yet to be filled to its mask)."""
     category = record.get("category_id")
     if not isinstance(category, (int, str)) or category not in categories:
         known = ", ".join(f"{key}: {name}" for key, name in categories.items())
@@ -266,23 +281,24 @@ def _instance(
         )
     label = names.resolve(categories[category])
     box = bbox_of(record.get("bbox"))
-    quad, mask, found, cut = shape_of(record, box, image, tally)
+    shape = shape_of(record, box, image, tally)
+    found, cut = shape.box, shape.cut
     if box is not None:
         found, cut = check_box(box, image.width, image.height)
     if found is None:
         raise Problem("MissingField", "neither bbox nor segmentation", "write at least one")
     heading = record.get("heading")
-    return Instance(
+    instance = Instance(
         label=label,
         box=found,
-        quad=quad,
-        mask=mask,
+        quad=shape.quad,
+        mask=shape.mask,
         heading_rad=None if heading is None else wrap_angle(number(heading, "heading")),
         truncated=bool(record.get("truncated")) or cut,
         difficult=bool(record.get("difficult")),
         iscrowd=bool(record.get("iscrowd")),
-        origin="annotation" if mask is None else "polygon",
     )
+    return instance, shape.parts
 
 
 FORMAT = Format("coco", read_coco, CocoWriter)

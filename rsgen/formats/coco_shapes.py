@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rsgen.formats.checks import check_polygons, check_quad, check_rle, finite_numbers
+from rsgen.formats.checks import check_outlines, check_quad, check_rle, finite_numbers
 from rsgen.formats.coco_images import ImageRecord
 from rsgen.formats.common import Problem, Tally
 from rsgen.geometry import Array, Box, Quad, RotatedBox, bounds, polygon_area, rotated_box_to_quad
 from rsgen.mask import Mask
 
-__all__ = ["bbox_of", "shape_of"]
+__all__ = ["Shape", "bbox_of", "shape_of"]
 
 
 def bbox_of(value: Any) -> Box | None:
@@ -22,10 +23,23 @@ def bbox_of(value: Any) -> Box | None:
     return Box(x, y, x + w, y + h)
 
 
-def shape_of(
-    record: dict[str, Any], box: Box | None, image: ImageRecord, tally: Tally
-) -> tuple[Quad | None, Mask | None, Box | None, bool]:
-    """(quad, mask, box of the shape inside the image, cut off) of an annotation.
+@dataclass(frozen=True)
+class Shape:
+    """What an annotation says of its object's outline.
+
+    `parts` are polygons that are yet to be filled (all of an image at once); `box` is the
+    shape's own inside the image, `cut` whether more than a pixel of it was outside.
+    """
+
+    quad: Quad | None = None
+    mask: Mask | None = None
+    parts: list[Array] = field(default_factory=list)
+    box: Box | None = None
+    cut: bool = False
+
+
+def shape_of(record: dict[str, Any], box: Box | None, image: ImageRecord, tally: Tally) -> Shape:
+    """The shape of an annotation, checked.
 
     With `obb`, four points in `segmentation` are the label's corners, no mask; without it,
     four points that only repeat the bbox are no mask either.
@@ -38,23 +52,23 @@ def shape_of(
         quad = rotated_box_to_quad(RotatedBox(cx, cy, w, h, angle))
     if isinstance(segmentation, dict):
         mask = check_rle(segmentation, width, height)
-        return quad, mask, mask.box, False
+        return Shape(quad, mask, box=mask.box)
     parts = _parts(segmentation, tally)
     if obb is not None and len(parts) == 1 and len(parts[0]) == 4:
         quad, found, cut = check_quad(parts[0].ravel().tolist(), width, height)
-        return quad, None, found, cut
+        return Shape(quad, box=found, cut=cut)
     if quad is not None:
         quad, found, cut = check_quad([c for p in quad for c in p], width, height)
         if not parts:
-            return quad, None, found, cut
+            return Shape(quad, box=found, cut=cut)
     if not parts or (box is not None and len(parts) == 1 and _is_the_box(parts[0], box)):
         if parts:
             tally.remark("a segmentation that only repeats its bbox was read as no mask")
-        return quad, None, None, False
-    mask, found, cut, loops = check_polygons(parts, width, height)
+        return Shape(quad)
+    found, cut, loops = check_outlines(parts, width, height)
     if loops:
         tally.remark("an outline with small loops was filled even-odd")
-    return quad, mask, found, cut
+    return Shape(quad, None, parts, found, cut)
 
 
 def _parts(segmentation: Any, tally: Tally) -> list[Array]:

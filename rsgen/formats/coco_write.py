@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rsgen.errors import DataError, UsageError
+from rsgen.formats.atlas import trace_masks
 from rsgen.formats.checks import raster_session
 from rsgen.formats.common import WriteReport
 from rsgen.geometry import polygon_area, quad_to_rotated_box
@@ -84,23 +85,40 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(float(v), DECIMALS) for v in values]
 
 
-def segmentation_of(mask: Mask, width: int, height: int, *, crowd: bool) -> Any:
-    """Polygons on pixel edges, or a compressed RLE where polygons would lie.
+def segmentations_of(
+    instances: Sequence[Instance], width: int, height: int
+) -> dict[int, dict[str, Any] | list[list[int]]]:
+    """By position: polygons on pixel edges, or a compressed RLE where polygons would lie.
 
-    RLE for crowds, for masks with holes, and for upright rectangles (four points would read
-    as a label's corners). pycocotools decodes both to the very same pixels.
+    RLE for crowds, for masks with holes or over the border, and for upright rectangles (four
+    points would read as a label's corners). pycocotools decodes both to the very same pixels.
     """
-    box = mask.box
-    if crowd or box.clip(width, height) != box:
-        return mask.to_coco(width, height)
-    parts = mask.rings()
-    if any(len(rings) > 1 for rings in parts) or any(len(rings[0]) <= 4 for rings in parts):
-        return mask.to_coco(width, height)
-    return [[int(v) for v in rings[0].ravel()] for rings in parts]
+    found: dict[int, dict[str, Any] | list[list[int]]] = {}
+    traced: list[tuple[int, Mask]] = []
+    for index, instance in enumerate(instances):
+        mask = instance.mask
+        if mask is None:
+            continue
+        if instance.iscrowd or mask.box.clip(width, height) != mask.box:
+            found[index] = mask.to_coco(width, height)
+        else:
+            traced.append((index, mask))
+    rings_of = trace_masks([mask for _, mask in traced])
+    for (index, mask), parts in zip(traced, rings_of, strict=True):
+        if any(len(rings) > 1 or len(rings[0]) <= 4 for rings in parts):
+            found[index] = mask.to_coco(width, height)
+        else:
+            found[index] = [[int(v) for v in rings[0].ravel()] for rings in parts]
+    return found
 
 
-def annotation_of(instance: Instance, width: int, height: int) -> dict[str, Any] | None:
-    """An annotation without its ids; None when nothing of it lies inside the image."""
+def annotation_of(
+    instance: Instance, segmentation: Any, width: int, height: int
+) -> dict[str, Any] | None:
+    """An annotation without its ids; None when nothing of it lies inside the image.
+
+    `segmentation` is that of its mask, None without one.
+    """
     bounds = instance.bounds()
     box = None if bounds is None else bounds.clip(width, height)
     if box is None or box.area <= 0:
@@ -117,9 +135,7 @@ def annotation_of(instance: Instance, width: int, height: int) -> dict[str, Any]
         record["segmentation"] = [_rounded([c for point in instance.quad for c in point])]
         record["area"] = abs(polygon_area(instance.quad))
     if instance.mask is not None:
-        record["segmentation"] = segmentation_of(
-            instance.mask, width, height, crowd=instance.iscrowd
-        )
+        record["segmentation"] = segmentation
         record["area"] = instance.mask.area
     if instance.heading_rad is not None:
         record["heading"] = round(instance.heading_rad, DECIMALS)
@@ -230,12 +246,13 @@ class CocoWriter:
             self._add_labels(layout, file)
 
     def _add_labels(self, layout: Layout, file: _SplitFile) -> None:
-        for instance in layout.instances:
+        outlines = segmentations_of(layout.instances, layout.width, layout.height)
+        for index, instance in enumerate(layout.instances):
             category = self._category(instance.label)
             if category is None:
                 self._skip("stuff class")
                 continue
-            record = annotation_of(instance, layout.width, layout.height)
+            record = annotation_of(instance, outlines.get(index), layout.width, layout.height)
             if record is None:
                 self._skip("outside the image")
                 continue

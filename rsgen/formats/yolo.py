@@ -14,7 +14,8 @@ import numpy as np
 import yaml
 
 from rsgen.errors import DataError
-from rsgen.formats.checks import check_box, check_polygons, check_quad, number
+from rsgen.formats.atlas import fill_outlines
+from rsgen.formats.checks import check_box, check_outlines, check_quad, no_pixel, number
 from rsgen.formats.common import (
     SPLITS,
     Dataset,
@@ -299,7 +300,10 @@ def _instance(
         return Instance(label, box, truncated=cut)
     points = np.array(line.values).reshape(-1, 2) * (width, height)
     if task.kind == "yolo-seg":
-        mask, box, cut, _ = check_polygons([points], width, height)
+        box, cut, _ = check_outlines([points], width, height)
+        mask = fill_outlines([[points]], width, height)[0]
+        if mask is None:
+            raise no_pixel()
         return Instance(label, box, mask=mask, truncated=cut, origin="polygon")
     if len(points) != 4:
         raise Problem(

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rsgen.formats import read_dataset, write_dataset
+from rsgen.formats.atlas import fill_outlines, trace_masks
 from rsgen.formats.common import Format
 from rsgen.formats.rle import decode_counts, mask_from_runs
 from rsgen.formats.tiling import cut_layout, plan_tiles
@@ -201,3 +202,22 @@ def test_tiles_lose_no_mask_pixel(layout: Layout, size: int, gap: int) -> None:
                 assert cut.mask is not None
                 cut.mask.shift(tile.x0, tile.y0).paint(canvas, True)
         assert Mask.from_array(canvas) == instance.mask
+
+
+@FAST
+@given(st.lists(masks(), max_size=6))
+def test_tracing_and_filling_in_a_strip_is_the_same_as_one_by_one(found: list[Mask]) -> None:
+    """A neighbour on the strip that leaks in would put pixels of one object into another."""
+
+    def key(part: list[np.ndarray]) -> bytes:
+        return b"".join(ring.tobytes() for ring in part)
+
+    traced = trace_masks(found)
+    for mask, parts in zip(found, traced, strict=True):
+        assert sorted(map(key, parts)) == sorted(map(key, mask.rings()))
+    whole = [[rings[0] for rings in parts] for parts in traced]
+    filled = fill_outlines([*whole, [np.array([[-3.0, 2], [4, 2], [4, 70]])]], WIDTH, HEIGHT)
+    for mask, parts, result in zip(found, traced, filled, strict=False):
+        if all(len(rings) == 1 for rings in parts):
+            assert result == mask
+    assert filled[-1] is not None and filled[-1].box.clip(WIDTH, HEIGHT) == filled[-1].box
