@@ -19,7 +19,7 @@ import torch
 
 from rsgen.config import load_config
 from rsgen.execution import run_stage
-from rsgen.models.base import ModelRef, load_model, model_folder
+from rsgen.models.base import ModelRef, load_model, model_folder, read_card
 from rsgen.models.sampling import SamplingSettings, draw_noise, sample
 from rsgen.runs import Job
 
@@ -29,7 +29,9 @@ def bare_loop(folder: Path, count: int, steps: int, batch: int, side: int) -> fl
     model = load_model(folder, base=folder, device="cpu", dtype="fp32")
     shape = (model.latent_channels, side // model.factor, side // model.factor)
     channels = model.condition_channels
-    assert channels is not None, "a checkpoint with a ControlNet"
+    card = read_card(folder)
+    assert card is not None, "a checkpoint with rsgen.json"
+    channels = card.encoding().channels
     condition = torch.zeros(batch, channels, side, side)
     text = model.encode_prompts(["a satellite image of plane"] * batch)
     negative = model.encode_prompts([""] * batch)
