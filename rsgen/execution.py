@@ -333,13 +333,23 @@ def _missing(info: RunInfo, mine: Sequence[int]) -> list[int]:
     assert info.plan is not None
     every = range(len(info.plan.shards))
     if all(part_path(info.out, k).is_file() for k in every):
-        failed = sum(part_counts(part_path(info.out, k))[1] for k in every)
-        if failed > info.config.execution.max_failure_rate * info.plan.count:
+        tallies = [part_counts(part_path(info.out, k)) for k in every]
+        samples, failed = sum(t[0] for t in tallies), sum(t[1] for t in tallies)
+        if _too_many(info, samples, failed):
             kept = len(read_manifest(info.out)["parts"]) if is_committed(info.out) else 0
             for k in mine:
                 if k >= kept and failures_path(info.out, k).is_file():
                     part_path(info.out, k).unlink(missing_ok=True)
     return [k for k in mine if not part_path(info.out, k).is_file()]
+
+
+def _too_many(info: RunInfo, samples: int, failed: int) -> bool:
+    return failed > info.config.execution.max_failure_rate * _attempted(info, samples, failed)
+
+
+def _attempted(info: RunInfo, samples: int, failed: int) -> int:
+    """Items that were tried: a reader may have refused some before they were planned."""
+    return max(info.plan.count if info.plan else 0, samples + failed)
 
 
 def _run_indices(info: RunInfo, indices: list[int], job: Job, reporter: Reporter) -> int:
@@ -502,13 +512,14 @@ def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSu
         for key, value in counts.items():
             totals[key] = totals.get(key, 0) + value
     rows = sum(int(str(part["rows"])) for part in parts)
-    totals = {"items": info.plan.count, "samples": rows, "failures": failed, **totals}
-    limit = info.config.execution.max_failure_rate
-    if failed > limit * info.plan.count:
+    items = _attempted(info, rows, failed)
+    totals = {"items": items, "samples": rows, "failures": failed, **totals}
+    if _too_many(info, rows, failed):
         raise TooManyFailures(
-            f"{failed} failures in {info.plan.count} items, above max_failure_rate {limit:g} "
-            f"(see {info.out / 'failures'})",
-            hint="mend the input and run the same line again: only failed shards are redone",
+            f"{failed} failures in {items} items, above max_failure_rate "
+            f"{info.config.execution.max_failure_rate:g} (see {info.out / 'failures'})",
+            hint="run the same line again to redo only the failed shards, or let more fail: "
+            f"-s execution.max_failure_rate={min(1.0, failed / items + 0.005):.2f}",
         )
     remove_leftovers(info.out)
     stage: Stage = resolve("stages", info.command)(info)
