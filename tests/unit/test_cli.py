@@ -120,7 +120,7 @@ def test_options_set_their_keys(line: list[str], key: str, value: object, cli_he
         (["scenes"], "needs --out"),
         (["scnes"], "No such command"),
         (["scenes", "--sizes", "3"], "No such option"),
-        (["scenes", "--count", "many"], "is not a valid"),
+        (["scenes", "--count", "many"], "Invalid value for '--count'"),
         (["scenes", "--count", "0", "--out", "o"], "scenes.count"),
         (["scenes", "--count", "1", "--count", "2", "--out", "o"], "--count is given twice"),
         (["scenes", "--count", "1", "-s", "scenes.count=1", "--out", "o"], "given twice"),
