@@ -17,8 +17,6 @@ from diffusers import (
     ControlNetModel,
     DDIMScheduler,
     DDPMScheduler,
-    StableDiffusionControlNetPipeline,
-    StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from torch import Tensor
@@ -109,6 +107,9 @@ class StableDiffusion:
         The text encoder stays fp32: transformers opens a file in its own type, diffusers in
         fp32, and a pipeline opened without a type must not mix the two.
         """
+        # Here, because the pipelines load half of both libraries and painting needs neither.
+        from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline
+
         parts = self.networks()
         if dtype is not None:
             parts = {k: copy.deepcopy(v).to(DTYPES[dtype]) for k, v in parts.items()}
@@ -160,6 +161,7 @@ class StableDiffusion:
                 network.to(device)
                 if half and network is not self.text_encoder:
                     network.to(memory_format=torch.channels_last)
+                _align(network)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(
                 f"the model does not fit the memory of {device}",
@@ -331,3 +333,14 @@ def _joint_hash(folder: Path, controlnet_folder: Path | None) -> str:
     if controlnet_folder is None:
         return model_hash(folder)
     return f"{model_hash(folder)[:16]}{model_hash(controlnet_folder)[:16]}"
+
+
+def _align(network: Network) -> None:
+    """Put weights where torch would: safetensors leaves them at any address of a file's bytes.
+
+    Matrix products on a CPU round by the alignment of their operands, so without this the
+    same model gives bits that differ from one process to the next.
+    """
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
+            tensor.data = tensor.data.clone()
