@@ -58,7 +58,9 @@ def _option(name: str, kind: Any, flag: str, help_text: str) -> inspect.Paramete
         default=None,
         annotation=Annotated[
             kind | None,
-            typer.Option(flag, help=help_text, metavar="PATH" if kind is Path else "STAGE"),
+            typer.Option(
+                flag, help=help_text, metavar="STAGE" if name.endswith("_stage") else "PATH"
+            ),
         ],
     )
 
@@ -66,7 +68,13 @@ def _option(name: str, kind: Any, flag: str, help_text: str) -> inspect.Paramete
 def _paths(value: Any) -> list[Path]:
     if value is None:
         return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    return [_model_path(v) if isinstance(v, str) else v for v in values]
+
+
+def _model_path(text: str) -> Path:
+    """A model: `tiny` and `hub:...` stay names, folders get absolute (`./tiny` is a folder)."""
+    return Path(text) if text == "tiny" or text.startswith("hub:") else Path(text).absolute()
 
 
 def _job_call(command: str, inputs: Mapping[str, str]) -> Call:
@@ -242,7 +250,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
         "Make new images from a mask pool with layout templates, or from given layouts.",
         [
             (
-                _positional("checkpoint", Path, "train OUT, a model folder, or a ControlNet"),
+                _positional("checkpoint", str, "train OUT, a model folder, a ControlNet, or tiny"),
                 "checkpoint",
             ),
             (_option("pool", Path, "--pool", "build-mask-pool OUT"), "pool"),
@@ -271,7 +279,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
             (_positional("run", Path, "generate OUT, or an older filter OUT"), "run"),
             (_option("real", Path, "--real", "Real samples, for quantile thresholds"), "real"),
             (
-                _option("checkpoint", Path, "--model", "Its autoencoder finds near-duplicates"),
+                _option("checkpoint", str, "--model", "Its autoencoder finds near-duplicates"),
                 "checkpoint",
             ),
         ],

@@ -28,7 +28,7 @@ from rsgen.reporting import NullReporter, Reporter, RunSummary
 from rsgen.request import digest, request_keys
 from rsgen.runs import Control, Job, hold_lock
 from rsgen.settings import Section
-from rsgen.store import input_ref, run_folder
+from rsgen.store import input_ref, is_model_name, run_folder
 
 __all__ = [
     "PipelineJob",
@@ -137,7 +137,7 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
         problems += [
             f"stages.{name}.inputs.{key}: no earlier stage and no path {value!r}"
             for key, value in _input_items(entry)
-            if value not in entries and not Path(value).exists()
+            if not (value in entries or Path(value).exists() or is_model_name(key, Path(value)))
         ]
         entries[str(name)] = entry
     if problems:
