@@ -15,7 +15,7 @@ from rsgen.geometry import Array, as_array, bounds, box_quad
 from rsgen.images import Pixels
 from rsgen.records import Instance, Layout, Sample
 from rsgen.scorers.base import FloatArray, Level, is_thing
-from rsgen.scorers.pixels import object_pixels
+from rsgen.scorers.pixels import object_shape
 
 __all__ = ["LabelGeometry"]
 
@@ -98,20 +98,12 @@ def _uncovered(layout: Layout) -> npt.NDArray[np.float64]:
     """Share of each thing's mask that no other thing's mask covers, float64 [instances]."""
     free = np.ones(len(layout.instances))
     masked = [k for k, i in enumerate(layout.instances) if i.mask is not None and is_thing(i)]
-    boxes = [layout.instances[k].bounds() for k in masked]
-    crowded = False
-    for n, a in enumerate(boxes):
-        for b in boxes[:n]:
-            if a and b and a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1:
-                crowded = True
-    if not crowded:
-        return free
     times = np.zeros((layout.height, layout.width), dtype=np.uint8)
-    shapes = {k: object_pixels(layout.instances[k], layout.width, layout.height) for k in masked}
+    shapes = {k: object_shape(layout.instances[k], layout.width, layout.height) for k in masked}
     for shape in shapes.values():
         if shape is not None:
-            times += shape & (times < 255)
+            times[shape.window] += shape.pixels & (times[shape.window] < 255)
     for k, shape in shapes.items():
-        if shape is not None and shape.any():
-            free[k] = float((times[shape] == 1).mean())
+        if shape is not None and shape.pixels.any():
+            free[k] = float((times[shape.window][shape.pixels] == 1).mean())
     return free

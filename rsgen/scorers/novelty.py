@@ -19,7 +19,15 @@ __all__ = ["HashNovelty", "LatentNovelty", "nearest", "perceptual_hashes"]
 
 HASH_SIDE = 12  # low frequencies a direction; 143 bits without the mean
 HASH_BITS = HASH_SIDE * HASH_SIDE - 1
+HASH_WORDS = -(-HASH_BITS // 64)
 POSES = 8
+THUMBNAIL_SIDE = 32
+SIGNATURE = np.dtype(
+    [
+        ("hash", "<u8", (POSES, HASH_WORDS)),
+        ("thumbnail", "i1", (THUMBNAIL_SIDE, THUMBNAIL_SIDE)),
+    ]
+)
 
 
 def perceptual_hashes(image: Pixels) -> npt.NDArray[np.uint64]:
@@ -38,37 +46,76 @@ def perceptual_hashes(image: Pixels) -> npt.NDArray[np.uint64]:
             for columns in (np.ones(HASH_SIDE), odd):
                 poses.append((base * rows[:, None] * columns).ravel()[1:] > 0)
     bits = np.packbits(np.stack(poses), axis=1)
-    words = -(-bits.shape[1] // 8)
-    padded = np.zeros((POSES, words * 8), dtype=np.uint8)
+    padded = np.zeros((POSES, HASH_WORDS * 8), dtype=np.uint8)
     padded[:, : bits.shape[1]] = bits
     return padded.view("<u8").astype(np.uint64)
 
 
+def thumbnail(image: Pixels) -> npt.NDArray[np.int8]:
+    """The grey image at 32 x 32 with zero mean, 32 levels a standard deviation, int8."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    side = THUMBNAIL_SIDE
+    small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+    spread = max(float(small.std()), 1e-3)
+    levels = np.clip(np.round((small - small.mean()) * (32 / spread)), -127, 127)
+    return np.asarray(levels, dtype=np.int8)
+
+
+def correlations(
+    thumb: npt.NDArray[np.int8], others: npt.NDArray[np.int8], poses: int
+) -> npt.NDArray[np.float64]:
+    """Correlation of a thumbnail [S, S] with others [M, S, S], in its best pose, float64 [M].
+
+    Sums are whole numbers, so the result does not depend on what else is compared.
+    """
+    turned = [t[::r, ::c] for t in (thumb, thumb.T) for r in (1, -1) for c in (1, -1)]
+    ours = np.stack([pose.ravel() for pose in turned[:poses]]).astype(np.int64)
+    theirs = others.reshape(len(others), -1).astype(np.int64)
+    lengths = np.sqrt((ours[0] ** 2).sum() * (theirs**2).sum(axis=1).astype(np.float64))
+    best = np.asarray((theirs @ ours.T).max(axis=1), dtype=np.float64)
+    return np.asarray(best / np.maximum(lengths, 1.0), dtype=np.float64)
+
+
 @dataclass(frozen=True)
 class HashNovelty:
-    """Share of hash bits that differ from the nearest reference in its best pose, an image.
+    """Distance to the nearest reference by perceptual hash, checked on a thumbnail, an image.
 
+    The share of hash bits that differ in the best pose. Low frequencies alone take a boat on
+    open water for any other boat there, so pairs under `check` are compared pixel by pixel
+    too: the distance is then at least 1 - correlation of their 32 x 32 thumbnails.
     0 is a copy (also mirrored or turned by quarters); JPEG, noise and blur stay under 0.07,
-    unrelated images lie over 0.3 (procedural scenes). `poses: false` compares upright only.
+    unrelated images lie over 0.15. `poses: false` compares upright images only.
     """
 
     level: ClassVar[Level] = "image"
     poses: bool = True
+    check: float = 0.25
     references: Signatures | None = field(default=None, repr=False, compare=False)
 
     def signatures(self, images: Pixels) -> Signatures:
-        """uint64 [N, 8, words]."""
-        return np.stack([perceptual_hashes(image) for image in images])
+        """Structured [N]: hash uint64 [8, words], thumbnail int8 [32, 32]."""
+        found = np.zeros(len(images), dtype=SIGNATURE)
+        for k, image in enumerate(images):
+            found[k]["hash"] = perceptual_hashes(image)
+            found[k]["thumbnail"] = thumbnail(image)
+        return found
 
     def distances(self, signatures: Signatures, references: Signatures) -> FloatArray:
         """float32 [N, M]."""
         best = np.full((len(signatures), len(references)), HASH_BITS, dtype=np.int64)
-        upright = references[:, 0]
-        for pose in range(POSES if self.poses else 1):
-            for row, code in enumerate(signatures[:, pose]):
+        upright = np.ascontiguousarray(references["hash"][:, 0])
+        poses = POSES if self.poses else 1
+        for row in range(len(signatures)):
+            for code in signatures[row]["hash"][:poses]:
                 differing = np.bitwise_count(upright ^ code).sum(axis=1, dtype=np.int64)
                 np.minimum(best[row], differing, out=best[row])
-        return (best / HASH_BITS).astype(np.float32)
+        shares = (best / HASH_BITS).astype(np.float32)
+        for row in np.flatnonzero((shares < self.check).any(axis=1)).tolist():
+            close = np.flatnonzero(shares[row] < self.check)
+            thumbs = references["thumbnail"][close]
+            apart = 1 - correlations(signatures[row]["thumbnail"], thumbs, poses)
+            shares[row, close] = np.clip(np.maximum(shares[row, close], apart), 0, 1)
+        return shares
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
         return nearest(self, self.signatures(images), self.references)
@@ -98,7 +145,8 @@ class LatentNovelty:
         length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
         squares = length_a[:, None] ** 2 + length_b**2 - 2 * a @ b.T
         total = np.maximum(length_a[:, None] + length_b, 1e-12)
-        return np.asarray(np.sqrt(np.maximum(squares, 0)) / total, dtype=np.float32)
+        # products of other shapes differ in their last digits: what is kept must not
+        return np.asarray(np.round(np.sqrt(np.maximum(squares, 0)) / total, 5), dtype=np.float32)
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
         return nearest(self, self.signatures(images), self.references)

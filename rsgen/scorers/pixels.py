@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from rsgen.geometry import Box, as_array, fill_polygon
+from rsgen.geometry import as_array, box_quad
 from rsgen.images import Pixels
+from rsgen.mask import Mask
 from rsgen.records import Instance, Layout, Sample
 from rsgen.scorers.base import FloatArray, Level, is_thing
 
-__all__ = ["Contrast", "Integrity", "Sharpness", "object_pixels"]
+__all__ = ["Contrast", "Integrity", "Sharpness", "object_shape"]
 
 Bools = npt.NDArray[np.bool_]
 
@@ -29,7 +30,7 @@ class Integrity:
     """
 
     level: ClassVar[Level] = "image"
-    healthy_std: float = 8.0  # grey levels; open water still has 3 to 6
+    healthy_std: float = 4.0  # grey levels; a lone ship on a hazy sea has 3 to 4
     healthy_entropy: float = 3.0  # bits of the 256-bin grey histogram
     healthy_variety: float = 0.2  # share of pixels that differ from the commonest colour
     healthy_unclipped: float = 0.4  # share of pixels that are neither black nor white
@@ -88,11 +89,13 @@ class Contrast:
     def _one(self, image: Pixels, layout: Layout) -> FloatArray:
         height, width = image.shape[:2]
         scores = np.full(len(layout.instances), np.nan, dtype=np.float32)
-        shapes = [object_pixels(i, width, height) for i in layout.instances]
+        shapes = [object_shape(i, width, height) for i in layout.instances]
         taken = np.zeros((height, width), dtype=bool)
         for shape in shapes:
             if shape is not None:
-                taken |= shape
+                taken[shape.window] |= shape.pixels
+        if not taken.any():
+            return scores
         lab = np.asarray(
             cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), dtype=np.float32
         )
@@ -101,17 +104,19 @@ class Contrast:
                 scores[k] = self._separation(lab, shape, taken)
         return scores
 
-    def _separation(self, lab: npt.NDArray[np.float32], shape: Bools, taken: Bools) -> float:
-        rows, columns = np.flatnonzero(shape.any(axis=1)), np.flatnonzero(shape.any(axis=0))
-        count = int(shape.sum())
+    def _separation(self, lab: npt.NDArray[np.float32], shape: Shape, taken: Bools) -> float:
+        count = int(shape.pixels.sum())
         if count < self.min_pixels:
             return float("nan")
         reach = max(2, round(self.ring * count**0.5))
-        window = (
-            slice(max(0, int(rows[0]) - reach), int(rows[-1]) + 1 + reach),
-            slice(max(0, int(columns[0]) - reach), int(columns[-1]) + 1 + reach),
+        rows, columns = shape.window
+        top, left = max(0, rows.start - reach), max(0, columns.start - reach)
+        window = slice(top, rows.stop + reach), slice(left, columns.stop + reach)
+        blocked, pixels = taken[window], lab[window]
+        inside = np.zeros(blocked.shape, dtype=bool)
+        inside[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = (
+            shape.pixels
         )
-        inside, blocked, pixels = shape[window], taken[window], lab[window]
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
         around = cv2.dilate(inside.astype(np.uint8), kernel).astype(bool) & ~blocked
         if int(around.sum()) < self.min_pixels:
@@ -122,15 +127,29 @@ class Contrast:
         return float(np.linalg.norm(np.abs(ours - theirs).mean(axis=0)))
 
 
-def object_pixels(instance: Instance, width: int, height: int) -> Bools | None:
-    """A thing's pixels, bool [height, width]: its mask, else its quad, else its box."""
+@dataclass(frozen=True)
+class Shape:
+    """A thing's pixels: bool [rows, columns] at a window (two slices) of the image."""
+
+    window: tuple[slice, slice]
+    pixels: Bools
+
+
+def object_shape(instance: Instance, width: int, height: int) -> Shape | None:
+    """A thing's mask, else its quad, else its box, inside the image; None for stuff or nothing."""
     if not is_thing(instance):
         return None
-    if instance.mask is not None:
-        return instance.mask.to_array(width, height)
-    if instance.quad is not None:
-        return fill_polygon([as_array(instance.quad)], height, width)
-    box = (instance.box or Box(0, 0, 0, 0)).clip(width, height)
-    pixels = np.zeros((height, width), dtype=bool)
-    pixels[round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)] = True
-    return pixels
+    mask, box = instance.mask, instance.bounds()
+    if mask is None and box is not None:
+        corners = as_array(instance.quad or box_quad(box))
+        if not np.isfinite(corners).all():
+            return None
+        mask = Mask.from_polygons([corners], width, height)
+    if mask is None:
+        return None
+    x0, y0 = max(mask.x0, 0), max(mask.y0, 0)
+    x1, y1 = min(mask.x0 + mask.width, width), min(mask.y0 + mask.height, height)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    pixels = mask.crop()[y0 - mask.y0 : y1 - mask.y0, x0 - mask.x0 : x1 - mask.x0]
+    return Shape((slice(y0, y1), slice(x0, x1)), pixels)

@@ -20,11 +20,12 @@ def default_rules(*, real: bool, checkpoint: bool) -> list[Rule]:
         Rule("contrast", quantile=0.01, tolerate=0.3)
         if real
         else Rule("contrast", min=3.0, tolerate=0.3),
-        # JPEG, noise and blur stay under 0.07, unrelated scenes lie over 0.3
+        # copies after JPEG, noise or blur stay under 0.07; of 400 lone boats on water the two
+        # most alike are 0.18 apart
         Rule("novelty-hash", min=0.1),
     ]
     if checkpoint:
-        latent = Rule("novelty-latent", quantile=0.01) if real else Rule("novelty-latent", min=0.02)
+        latent = Rule("novelty-latent", quantile=0.01) if real else Rule("novelty-latent", min=0.05)
         rules.append(latent)
     return rules
 

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from rsgen.export.codec import STANDARD_LUMINANCE, encode_jpeg, jpeg_quality, survey
-from rsgen.scorers.novelty import HASH_BITS, HASH_SIDE, HashNovelty, perceptual_hashes
+from rsgen.scorers.novelty import HASH_BITS, HASH_SIDE, SIGNATURE, HashNovelty, perceptual_hashes
 
 
 def bits(words: np.ndarray) -> np.ndarray:
@@ -39,8 +39,9 @@ def test_a_single_frequency_sets_its_bit() -> None:
 
 
 def test_distance_is_the_share_of_differing_bits() -> None:
-    codes = np.zeros((2, 8, 3), dtype=np.uint64)
-    codes[1, :, 0] = 0b1011
+    codes = np.zeros(2, dtype=SIGNATURE)
+    codes["thumbnail"] = np.random.default_rng(0).integers(-60, 60, (32, 32))
+    codes["hash"][1, :, 0] = 0b1011
     assert HashNovelty().distances(codes[:1], codes[1:])[0, 0] == pytest.approx(3 / HASH_BITS)
 
 

@@ -136,6 +136,28 @@ def test_an_unreadable_image_is_unknown_and_a_row(tmp_path: Path) -> None:
     assert [f.item for f in read_failures(tmp_path / "kept")] == ["s1"]
 
 
+def test_latents_of_the_given_checkpoint_find_copies(tmp_path: Path) -> None:
+    """The rule joins by itself when a checkpoint is given; its weights enter the request."""
+    from tests.build_models import save_model
+
+    model = save_model(tmp_path / "model")
+    pictures = [*good(2), image_of(0)]
+    pictures[2][:2] += 3  # no byte-for-byte copy
+    run = build(tmp_path / "run", pictures)
+    inputs = {"run": [run], "checkpoint": [model.path]}
+    rules = [{"scorer": "novelty-latent", "min": 0.01}]
+    job = Job("filter", config(**{"filter.rules": rules}), tmp_path / "kept", inputs)
+    run_stage(job)
+    assert verdicts(tmp_path / "kept") == {"s0": "keep", "s1": "keep", "s2": "drop"}
+    info = json.loads((tmp_path / "kept/run.json").read_text())
+    assert list(info["model_hashes"]) == ["novelty-latent"]
+    run_stage(Job("filter", config(), tmp_path / "default", inputs))
+    kept = next(s for s in open_samples(tmp_path / "default") if s.id == "s1")
+    assert set(kept.scores) == {
+        "integrity", "label-geometry", "contrast", "novelty-hash", "novelty-latent"
+    }  # fmt: skip
+
+
 # ---------------------------------------------------------------- thresholds
 
 
