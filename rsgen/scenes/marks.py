@@ -51,6 +51,8 @@ def scatter_trees(
     rng = canvas.rng
     r = canvas.radius_m
     x0, y0, x1, y1 = area if area is not None else (-r, -r, r, r)
+    if x1 < x0 or y1 < y0:  # a small picture has no such strip of ground
+        return
     x, y = 0.0, 0.0
     for k in range(count):
         if k == 0 or rng.random() < 0.55:
