@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from rsgen.errors import DataError, UsageError
+from rsgen.errors import UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
 from rsgen.images import replace_bytes
-from rsgen.pictures import contact_sheet, draw_layout
 from rsgen.records import ClassTable, Sample, samples_from_table
 from rsgen.request import RunInfo, item_seed
 from rsgen.scorers.base import NoveltyScorer, Rule, is_novelty, is_thing, make_scorer
@@ -29,7 +28,6 @@ from rsgen.scorers.judging import (
     FAILED,
     QUOTA,
     Scored,
-    failed_rules,
     judge,
     score_samples,
     without_verdict,
@@ -41,12 +39,11 @@ from rsgen.scorers.neighbours import (
     own_distances,
     stored_or_made,
 )
+from rsgen.scorers.report import verdict_sheets
 from rsgen.scorers.rules import Thresholds, default_rules, rule_of
 from rsgen.store import SampleRun, open_samples, part_path, read_part
 
 __all__ = ["FilterStage"]
-
-SHEET_IMAGES = 48
 
 
 class FilterStage:
@@ -344,45 +341,13 @@ class FilterStage:
                              sorted(objects)},
             "thresholds": {name: str(bound) for name, bound in bounds.items()},
         }  # fmt: skip
-        artifacts = {"thresholds": thresholds, **_sheets(run)}
+        tables = {name: rows for name, rows in tables.items() if rows}
+        artifacts = {"thresholds": thresholds, **verdict_sheets(run)}
         wanted = self._settings.fail_under
         if wanted is None or kept >= wanted * total:
             return Finish(artifacts, tables)
         note = f"kept {kept} of {total}, under the asked share {wanted:g}: exit 7"
         return Finish(artifacts, tables, [note], exit_code=7)
-
-
-def _sheets(run: FinishedRun) -> dict[str, Path]:
-    """One picture page of the first kept samples, one of the others with their first reason."""
-    tiles: dict[str, list[Any]] = {"kept": [], "dropped": []}
-    titles: dict[str, list[str]] = {"kept": [], "dropped": []}
-    for sample in run.samples():
-        page = "kept" if sample.verdict == "keep" else "dropped"
-        if len(tiles[page]) == SHEET_IMAGES:
-            if len(tiles["kept"]) == len(tiles["dropped"]):
-                break
-            continue
-        try:
-            image = run.read_image(sample)
-        except DataError:
-            continue  # it is among the failures, with its reason
-        tiles[page].append(draw_layout(image, _failing(sample), labels=False))
-        titles[page].append(sample.id if page == "kept" else sample.reasons[0])
-    return {
-        f"contact sheet {page}": contact_sheet(
-            tiles[page], run.path / f"{page}.png", titles=titles[page]
-        )
-        for page in tiles
-        if tiles[page]
-    }
-
-
-def _failing(sample: Sample) -> Any:
-    """The layout to draw: all of a kept sample, only the failing objects of another (if any)."""
-    failing = tuple(i for i in sample.layout.instances if failed_rules(i))
-    if sample.verdict == "keep" or not failing:
-        return sample.layout
-    return replace(sample.layout, instances=failing)
 
 
 def _score_names(sample: Sample) -> Iterator[str]:

@@ -134,23 +134,26 @@ def learner_of(real: SampleRun, synthetic: Sequence[SampleRun]) -> RunInfo | Non
     return None
 
 
+def _painted_by(synthetic: Sequence[SampleRun]) -> str:
+    """Who taught the model, where its run is still there."""
+    for run in synthetic:
+        for info in ancestry(run.path).values():
+            if info.command == "train":
+                return f", painted by what {info.out.name} (train) has learned"
+    return ""
+
+
 def _refuse_learned(runs: Sequence[SampleRun], items: Sequence[Item]) -> None:
     """`--split` redraws splits only where nothing has learned from the set."""
     kinds = {k: {i.kind for i in items if i.source == k} for k in range(len(runs))}
     synthetic = [runs[k] for k in kinds if "synthetic" in kinds[k]]
     keep_hint = "leave --split out: real samples keep the split they were given"
-    for run in synthetic:
-        for info in ancestry(run.path).values():
-            if info.command in LEARNERS - {"build-mask-pool"}:
-                if not any("real" in found for found in kinds.values()):
-                    raise UsageError(
-                        f"--split: every sample is synthetic, made by what {info.out.name} "
-                        f"({info.command}) has learned, and synthetic samples are for training "
-                        "only",
-                        hint="leave --split out, or add real samples for val and test with "
-                        "--with-real",
-                    )
-                break
+    if synthetic and not any("real" in found for found in kinds.values()):
+        raise UsageError(
+            f"--split: every sample is synthetic{_painted_by(synthetic)}; synthetic samples are "
+            "for training only",
+            hint="leave --split out, or add real samples for val and test with --with-real",
+        )
     for k, run in enumerate(runs):
         learner = learner_of(run, synthetic) if "real" in kinds[k] else None
         if learner is not None:
@@ -219,7 +222,7 @@ def _by_verdict(runs: Sequence[SampleRun], settings: ExportConfig) -> Selection:
             if reason is not None:
                 chosen.skipped[reason] += 1
                 continue
-            unfiltered += sample.verdict is None
+            unfiltered += sample.verdict is None and sample.provenance.kind == "synthetic"
             name = sample.id
             if name in first:
                 name = f"{run.fingerprint[:8]}-{sample.id}"
@@ -231,7 +234,7 @@ def _by_verdict(runs: Sequence[SampleRun], settings: ExportConfig) -> Selection:
             )
         if unfiltered:
             chosen.notes.append(
-                f"{unfiltered} samples of {run.path.name} were never filtered; they are all in"
+                f"{unfiltered} synthetic samples of {run.path.name} were never filtered; all are in"
             )
     return chosen
 

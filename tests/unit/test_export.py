@@ -223,6 +223,9 @@ def test_a_split_that_something_has_learned_from_is_not_redrawn(tmp_path: Path) 
         run_export(tmp_path / "set", [made], reals, **{"export.split": "0.7/0.2/0.1"})
     with pytest.raises(UsageError, match=r"every sample is synthetic, .*model \(train\)"):
         run_export(tmp_path / "set", [made], **{"export.split": "0.7/0.2/0.1"})
+    alone = build(tmp_path / "alone", synthetic(2))  # its model's run is not at hand
+    with pytest.raises(UsageError, match="every sample is synthetic"):
+        run_export(tmp_path / "set", [alone], **{"export.split": "0.7/0.2/0.1"})
     assert not (tmp_path / "set").exists()
     assert run_export(tmp_path / "set", [made], reals).counts["images"] == 10
 
