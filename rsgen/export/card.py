@@ -127,7 +127,6 @@ def dataset_card(
     chain: dict[str, RunInfo] = {}
     for run in runs:
         ancestry(run.path, chain)
-    earliest_first = list(reversed(chain.values()))
     lines += [
         "## How it was made",
         "",
@@ -135,16 +134,13 @@ def dataset_card(
         "same data.",
         "",
         "```",
-        *(command_line(run) for run in earliest_first),
+        *(command_line(run) for run in chain.values()),
         command_line(info),
         "```",
         "",
         *_table(
             ["run", "command", "fingerprint", "seed"],
-            [
-                [run_name(r), r.command, r.fingerprint, r.seed]
-                for r in reversed(list(chain.values()))
-            ],
+            [[run_name(r), r.command, r.fingerprint, r.seed] for r in chain.values()],
         ),
         "",
     ]

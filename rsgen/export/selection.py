@@ -102,16 +102,19 @@ def joined_classes(tables: Sequence[ClassTable]) -> ClassTable:
 
 
 def ancestry(path: Path, seen: dict[str, RunInfo] | None = None) -> dict[str, RunInfo]:
-    """Every run that led to this one, itself included, by fingerprint; lost folders end a line."""
+    """Every run that led to this one, each after the runs that it read, by fingerprint.
+
+    The run itself comes last; a folder that is gone ends its line.
+    """
     found = {} if seen is None else seen
     out = run_folder(path) if path.exists() else None
     if out is None:
         return found
     info = RunInfo.load(out)
     if info.fingerprint not in found:
-        found[info.fingerprint] = info
         for ref in info.inputs:
             ancestry(Path(ref.path), found)
+        found[info.fingerprint] = info
     return found
 
 
