@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -424,16 +423,16 @@ def _answer_out_of_memory(info: RunInfo, error: OutOfMemory, reporter: Reporter)
 
 # ---------------------------------------------------------------- spawned workers
 
-_STOP_EVENT: Event | None = None
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_STOP_FLAG: Any = None
 
 
-def _start_worker(event: Event, threads: int) -> None:
+def _start_worker(flag: Any, threads: int) -> None:
     """In the child: the parent alone handles signals, and its death ends the child."""
-    global _STOP_EVENT
-    _STOP_EVENT = event
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    global _STOP_FLAG
+    _STOP_FLAG = flag
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -446,8 +445,8 @@ def _die_with(parent: Any) -> None:
 
 
 def _worker_shard(out: str, index: int) -> tuple[int, int]:
-    event = _STOP_EVENT
-    control = Control(requested=event.is_set if event is not None else None)
+    flag = _STOP_FLAG
+    control = Control(requested=None if flag is None else lambda: bool(flag.value))
     return run_shard(Path(out), index, control)
 
 
@@ -456,17 +455,23 @@ def _spawned(
 ) -> int:
     assert info.plan is not None
     context = multiprocessing.get_context("spawn")
-    event = context.Event()
+    # Shared memory without a lock: a worker killed inside a lock would hold it for ever.
+    flag = context.RawValue("b", 0)
+    others = set(multiprocessing.active_children())
     done = 0
     with ProcessPoolExecutor(
-        workers, context, initializer=_start_worker, initargs=(event, info.plan.threads)
+        workers, context, initializer=_start_worker, initargs=(flag, info.plan.threads)
     ) as pool:
         waiting = list(reversed(indices))
         running: set[Future[tuple[int, int]]] = set()
         failure: BaseException | None = None
         while (waiting or running) and failure is None:
-            while waiting and len(running) < workers + 1:
-                running.add(pool.submit(_worker_shard, str(info.out), waiting.pop()))
+            try:
+                while waiting and len(running) < workers + 1:
+                    running.add(_submit(pool, info.out, waiting.pop()))
+            except BrokenProcessPool as broken:
+                failure = broken
+                break
             finished, running = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
             for future in finished:
                 error = future.exception()
@@ -482,7 +487,11 @@ def _spawned(
                     hint="run the same line",
                 )
         if failure is not None:
-            event.set()
+            flag.value = 1
+            if isinstance(failure, BrokenProcessPool):
+                # The pool ends the others by SIGTERM, which they do not hear.
+                for child in set(multiprocessing.active_children()) - others:
+                    child.kill()
             for future in running:
                 future.cancel()
             wait(running)
@@ -494,6 +503,20 @@ def _spawned(
     if failure is not None:
         raise failure
     return done
+
+
+def _submit(pool: ProcessPoolExecutor, out: Path, index: int) -> Future[tuple[int, int]]:
+    """Hand a shard to the pool; the processes that this starts never hear stop signals.
+
+    Ctrl-C and schedulers signal the whole group, also a child that is still importing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return pool.submit(_worker_shard, str(out), index)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        return pool.submit(_worker_shard, str(out), index)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # ---------------------------------------------------------------- commit

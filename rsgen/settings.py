@@ -47,7 +47,7 @@ class ExecutionConfig(Section):
         None, ge=1, description="items a batch (default: by command and model)"
     )
     threads: int | None = Field(
-        None, ge=1, description="torch threads a worker (default: cores / workers)"
+        None, ge=1, description="torch threads a worker (default: 1; more cores: --workers)"
     )
     workers: int = Field(1, ge=1, description="processes on this machine")
     shard_size: int | None = Field(None, ge=1, description="items a part file")
