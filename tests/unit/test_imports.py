@@ -30,6 +30,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("request", "classes"),
     ("store",),
     ("runs", "splits"),
+    ("stages",),
+    ("drivers",),
     ("execution",),
     ("raster",),
     ("formats", "condition", "prompts"),
@@ -182,6 +184,7 @@ def test_torch_and_torchvision_are_where_tensors_are() -> None:
         "scorers",
         "filter",
         "execution",
+        "stages",
         "doctor",
     }
     vision = {n for n, p in MODULES.items() if any(top(i) == "torchvision" for i in imports(n, p))}
