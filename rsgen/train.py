@@ -203,6 +203,7 @@ def _describe(session: Session) -> None:
 
 def _train_autoencoder(session: Session) -> RunSummary:
     settings, model = session.settings, session.model
+    model.controlnet = None  # it was made for other latents
     objective = AutoencoderObjective(
         model.vae,
         session.images,

@@ -135,4 +135,5 @@ class LatentViews:
 
     def _latents(self, views: list[View]) -> npt.NDArray[np.float32]:
         images = np.stack([view.image for view in views])
-        return np.asarray(encode_pixels(self.vae, images).numpy(), dtype=np.float32)
+        # networks may answer in channels-last order, in which later sums round differently
+        return np.ascontiguousarray(encode_pixels(self.vae, images).numpy(), dtype=np.float32)

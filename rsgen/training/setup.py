@@ -101,9 +101,9 @@ def prepare_controlnet(
     base = card_encoding(model.card)
     if base is not None and base.name != settings.condition:
         base = None
-    encoding = ConditionEncoding.for_classes(settings.condition, classes, base)
-    learned = model.card is not None and model.card.training.get("task") == "controlnet"
-    if model.controlnet is None or not learned or model.condition_channels != encoding.channels:
+    known = None if model.card is None else model.card.classes
+    encoding = ConditionEncoding.for_classes(settings.condition, classes, base, known)
+    if settings.from_scratch or model.condition_channels != encoding.channels:
         torch.manual_seed(item_seed(seed, "train", "controlnet") % 2**31)
         model.controlnet = model.fresh_controlnet(encoding.channels)
     return encoding
