@@ -139,6 +139,11 @@ def _flock(handle: IO[str], kind: int, out: Path, job: Job) -> None:
                     f"{out} is held by a live run",
                     hint="wait for it, or pass --if-locked wait or --if-locked skip",
                 ) from error
+        except OSError as error:
+            raise SetupError(
+                f"{out}: this file system has no file locks ({error.strerror})",
+                hint="give --out a folder on another file system",
+            ) from error
         job.control.check()
         time.sleep(0.2)
 
@@ -272,6 +277,12 @@ def _create_once(path: Path, data: bytes) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError:  # a file system without hard links
+        try:
+            with path.open("xb") as handle:
+                handle.write(data)
+        except FileExistsError:
+            return False
     finally:
         temporary.unlink(missing_ok=True)
     return True

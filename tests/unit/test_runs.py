@@ -14,7 +14,7 @@ import pytest
 
 from rsgen.errors import LockedError, RsgenError, SetupError, Stopped, UsageError
 from rsgen.request import InputRef, Plan, RunInfo
-from rsgen.runs import Control, Job, begin, hold_lock, start_program
+from rsgen.runs import Control, Job, _create_once, begin, hold_lock, start_program
 from rsgen.store import is_committed, read_manifest
 from tests.build import CLASSES, config, data_of
 
@@ -242,6 +242,31 @@ def test_the_loser_of_a_race_is_held_to_the_winners_plan(
     with pytest.raises(UsageError, match="planned otherwise"):
         start(other, plan(batch=4))
     assert not list(out.glob(".run.json*")), "no litter"
+
+
+def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a crash on network and flash file systems, and a second writer let through."""
+
+    def none(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("rsgen.runs.os.link", none)
+    out = tmp_path / "out"
+    info = start(job(out), plan())
+    assert RunInfo.load(out) == info
+    assert _create_once(out / "run.json", b"other") is False
+    assert RunInfo.load(out) == info
+
+
+def test_file_systems_without_locks_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("rsgen.runs.fcntl.flock", none)
+    with pytest.raises(SetupError, match="has no file locks"), hold_lock(tmp_path, job(tmp_path)):
+        pass
 
 
 # ---------------------------------------------------------------- programs
