@@ -1,8 +1,10 @@
-"""Class tables by name (templates/classes) or from a file."""
+"""Class tables by name (templates/classes) or from a file, and several joined to one."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rsgen.errors import UsageError
 from rsgen.records import ClassTable, ObjectClass
 from rsgen.settings import ClassEntry
 
-__all__ = ["class_template_names", "load_class_table"]
+__all__ = ["class_template_names", "load_class_table", "united"]
 
 
 def class_template_names() -> tuple[str, ...]:
@@ -73,3 +75,23 @@ def _hint(text: str) -> str:
     near = difflib.get_close_matches(text.lower(), known, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     return f"{guess}give a file, or one of {', '.join(known)}"
+
+
+def united(tables: Iterable[ClassTable]) -> ClassTable:
+    """All classes of several tables, in order of first appearance; aliases add up.
+
+    A class that an earlier table knows by any of its names is that class, with all names of
+    both; its kind and symmetry stay those of the first table.
+    """
+    merged = ClassTable(())
+    for table in tables:
+        for entry in table.classes:
+            names = (entry.name, *entry.aliases)
+            old = next((found for n in names if (found := merged.find(n)) is not None), None)
+            if old is None:
+                merged = ClassTable((*merged.classes, entry))
+                continue
+            new = tuple(n for n in names if merged.find(n) is None)
+            joined = replace(old, aliases=(*old.aliases, *new))
+            merged = ClassTable(tuple(joined if c is old else c for c in merged.classes))
+    return merged

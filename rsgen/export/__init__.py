@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rsgen.classes import united
 from rsgen.errors import DataError, UsageError
 from rsgen.export.card import dataset_card
 from rsgen.export.codec import (
@@ -27,7 +28,6 @@ from rsgen.export.codec import (
 from rsgen.export.selection import (
     Item,
     Selection,
-    joined_classes,
     parse_ratio,
     parse_split,
     select,
@@ -43,7 +43,7 @@ from rsgen.reporting import RunSummary
 from rsgen.runs import Job, ProgramRun, start_program
 from rsgen.scorers.judging import failed_rules
 from rsgen.settings import ExportConfig
-from rsgen.store import SampleRun, input_ref, is_committed, open_samples, run_folder
+from rsgen.store import SampleRun, input_ref, is_committed, open_samples
 
 __all__ = ["export"]
 
@@ -76,8 +76,8 @@ def export(job: Job) -> RunSummary:
     paths = [("run", p) for p in job.paths("run")] + [("real", p) for p in job.paths("real")]
     inputs = [input_ref(name, path, allow_partial=job.allow_partial) for name, path in paths]
     runs = [open_samples(path, job.allow_partial) for _, path in paths]
-    classes = joined_classes([run.classes for run in runs])
-    done = run_folder(job.out) == job.out and is_committed(job.out)
+    classes = united(run.classes for run in runs)
+    done = is_committed(job.out)
     plan = None if done else _plan(job, runs, classes)
     if job.dry_run:
         return _dry_run(job, plan)

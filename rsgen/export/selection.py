@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rsgen.errors import DataError, UsageError
-from rsgen.records import ClassTable, Layout, Provenance, Sample
-from rsgen.request import RunInfo, item_seed
+from rsgen.records import Layout, Provenance, Sample
+from rsgen.request import LEARNERS, RunInfo, item_seed
 from rsgen.settings import ExportConfig
 from rsgen.splits import SPLITS, assign_splits
 from rsgen.store import SampleRun, run_folder
@@ -18,14 +18,13 @@ __all__ = [
     "Item",
     "Selection",
     "ancestry",
-    "joined_classes",
     "parse_ratio",
     "parse_split",
     "select",
 ]
 
 # Runs that look at labels or pixels of a split; after them it can no longer be redrawn.
-LEARNERS = frozenset({"train", "train-judge", "rl-tune", "build-mask-pool"})
+SPLIT_USERS = LEARNERS | {"build-mask-pool"}
 
 
 @dataclass(frozen=True)
@@ -88,16 +87,6 @@ def parse_ratio(text: str) -> tuple[float, float]:
     return parts[0], parts[1]
 
 
-def joined_classes(tables: Sequence[ClassTable]) -> ClassTable:
-    """The first table, and the classes of the others that it does not know by any name."""
-    joined = tables[0]
-    for table in tables[1:]:
-        more = [c for c in table.classes
-                if not any(joined.find(name) for name in (c.name, *c.aliases))]  # fmt: skip
-        joined = ClassTable((*joined.classes, *more))
-    return joined
-
-
 # ---------------------------------------------------------------- ancestry and learners
 
 
@@ -129,7 +118,7 @@ def learner_of(real: SampleRun, synthetic: Sequence[SampleRun]) -> RunInfo | Non
     ours = _roots(real.path)
     for run in synthetic:
         for info in ancestry(run.path).values():
-            if info.command not in LEARNERS:
+            if info.command not in SPLIT_USERS:
                 continue
             theirs = {ref.fingerprint for ref in info.inputs}
             if ours & (theirs | {f for ref in info.inputs for f in _roots(Path(ref.path))}):

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from rsgen.classes import load_class_table
+from rsgen.classes import load_class_table, united
 from rsgen.config import Config
 from rsgen.errors import DataError, UsageError
 from rsgen.formats import Dataset, read_dataset
 from rsgen.formats.tiling import Window, needs_tiling, plan_tiles
-from rsgen.pool.table import united
 from rsgen.records import ClassTable, Failure, ObjectClass, Sample
 from rsgen.request import RunInfo
 from rsgen.splits import assign_splits, split_counts

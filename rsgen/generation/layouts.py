@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from rsgen.classes import united
 from rsgen.errors import DataError, UsageError
 from rsgen.geometry import similarity
 from rsgen.layout import PlannedLayout, load_templates, plan_from_layout, plan_from_pool
@@ -79,7 +80,8 @@ def known_classes(classes: ClassTable, model: ClassTable) -> ClassTable:
         raise DataError(
             f"the model knows {', '.join(model.names)}; the layouts have "
             f"{', '.join(classes.names) or 'no classes'}",
-            hint="fine-tune the model on these classes, or rename them with --class-map",
+            hint="fine-tune the model on these classes, or rename them: rsgen extract-masks LABELS "
+            "--class-map THEIRS=OURS, then give its OUT as --layouts or build the pool from it",
         )
     return ClassTable(known)
 
@@ -163,7 +165,7 @@ class GivenLayouts:
             classes, samples = self._read(path)
             tables.append(classes)
             self._samples += [s for s in samples if self._usable(s)]
-        self.classes = _united(tables)
+        self.classes = united(tables)
         known_classes(self.classes, model_classes)
         if not self._samples:
             raise DataError(
@@ -245,12 +247,6 @@ class GivenLayouts:
                     f"{', '.join(self._model_classes.names)}",
                     hint="fine-tune the model on this class",
                 )
-
-
-def _united(tables: Sequence[ClassTable]) -> ClassTable:
-    from rsgen.pool.table import united
-
-    return tables[0] if len(tables) == 1 else united(tables)
 
 
 def _on_canvas(layout: Layout, size: int, rng: np.random.Generator) -> Layout:

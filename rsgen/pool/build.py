@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from rsgen.classes import united
 from rsgen.errors import DataError, UsageError
 from rsgen.mask import Mask
 from rsgen.pictures import contact_sheet
 from rsgen.pool.canonical import canonical_pose
 from rsgen.pool.rules import REFUSALS, refusal, solidity_and_holes
 from rsgen.pool.statistics import FEW_SHAPES, class_statistics, sheet_tiles
-from rsgen.pool.table import MaskPool, mask_id, merge_rows, united
+from rsgen.pool.table import MaskPool, mask_id, merge_rows
 from rsgen.records import ClassTable, Instance, Sample, with_instances
 from rsgen.reporting import RunSummary
 from rsgen.runs import Job, ProgramRun, start_program

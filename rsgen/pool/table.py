@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from rsgen.classes import united
 from rsgen.errors import DataError
 from rsgen.mask import Mask
 from rsgen.records import ClassTable
@@ -188,11 +189,7 @@ class MaskPool:
 
     @classmethod
     def merge(cls, pools: Sequence[MaskPool]) -> MaskPool:
-        """One pool of all; equal shapes are joined, class tables united in order of appearance.
-
-        Raises:
-            UsageError: a class of one table is the alias of another class in the next.
-        """
+        """One pool of all; equal shapes are joined, class tables united in order of appearance."""
         classes = united(pool.classes for pool in pools)
         kept: dict[str, dict[str, Any]] = {}
         for pool in pools:
@@ -323,22 +320,3 @@ def _flipped(mask: PoolMask, turn: int) -> PoolMask:
         pixels = pixels[::-1]
     name = ("x" if turn & 1 else "") + ("y" if turn & 2 else "")
     return replace(mask, pixels=np.ascontiguousarray(pixels), flipped=name)
-
-
-def united(tables: Iterable[ClassTable]) -> ClassTable:
-    """All classes of several tables, in order of first appearance; aliases add up."""
-    merged = ClassTable(())
-    for table in tables:
-        for entry in table.classes:
-            old = next(
-                (o for n in (entry.name, *entry.aliases) if (o := merged.find(n)) is not None),
-                None,
-            )
-            if old is None:
-                merged = ClassTable((*merged.classes, entry))
-                continue
-            known = {old.name, *old.aliases}
-            extra = tuple(n for n in (entry.name, *entry.aliases) if merged.find(n) is None)
-            joined = replace(old, aliases=(*old.aliases, *(n for n in extra if n not in known)))
-            merged = ClassTable(tuple(joined if c is old else c for c in merged.classes))
-    return merged

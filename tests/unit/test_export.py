@@ -17,7 +17,7 @@ from PIL import Image
 from rsgen.errors import DataError, Stopped, UsageError
 from rsgen.export import export
 from rsgen.export.codec import place_image, survey
-from rsgen.export.selection import joined_classes, parse_ratio, parse_split
+from rsgen.export.selection import parse_ratio, parse_split
 from rsgen.export.verify import check_format
 from rsgen.formats import read_dataset
 from rsgen.images import png_text, sha256_file, write_png
@@ -188,9 +188,27 @@ def test_equal_ids_of_two_runs_are_two_images_and_one_image_twice_is_one(tmp_pat
     assert summary.counts["skipped, given twice"] == 2
 
 
-def test_classes_are_joined_by_alias() -> None:
-    more = ClassTable((ObjectClass("boat"), ObjectClass("crane", ("gantry",))))
-    assert joined_classes([CLASSES, more]).names == (*CLASSES.names, "crane")
+def test_a_class_that_only_the_second_run_names_by_alias_is_exported(tmp_path: Path) -> None:
+    """Catches a joined table that forgets the later runs' names: their labels were unknown."""
+    one = build(tmp_path / "one", real(1, of=layout((instance("plane"),))),
+                classes=ClassTable.of("plane"))  # fmt: skip
+    table = ClassTable((ObjectClass("airliner", ("plane",)), ObjectClass("crane")))
+    things = (instance("airliner"), instance("crane", 60, 60))
+    other = build(tmp_path / "other", real(2, of=layout(things))[1:], classes=table)
+    summary = run_export(tmp_path / "set", [one, other], **{"export.format": ["coco", "yolo"]})
+    assert summary.tables["objects"] == {"crane": 1, "plane": 2}
+
+
+def test_a_committed_export_given_by_a_relative_path_is_not_planned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a no-op that reads every sample again when --out is relative."""
+    run = build(tmp_path / "run", real(2))
+    monkeypatch.chdir(tmp_path)
+    run_export(Path("set"), [run])
+    job = Job("export", config(), Path("set"), {"run": [run]}, dry_run=True)
+    assert export(job).notes == ("already done",)
+    assert run_export(Path("set"), [run]).status == "no-op"
 
 
 # ---------------------------------------------------------------- splits and learners
