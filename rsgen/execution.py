@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from rsgen.devices import device_name, number_type
 from rsgen.drivers import run_shards
-from rsgen.errors import SetupError, TooManyFailures, UsageError
+from rsgen.errors import TooManyFailures, UsageError
 from rsgen.images import sha256_file
 from rsgen.records import ClassTable
 from rsgen.registry import resolve
@@ -24,11 +26,13 @@ from rsgen.runs import (
     events_reporter,
     hold_lock,
     refuse_foreign,
+    refuse_out_inside,
     save_summary,
     stored_summary,
 )
 from rsgen.stages import Finish, FinishedRun, Shard, ShardOutput, Stage, run_shard, stage_option
 from rsgen.store import (
+    PartCounts,
     failures_path,
     input_ref,
     is_committed,
@@ -54,19 +58,6 @@ __all__ = [
 # ---------------------------------------------------------------- planning
 
 
-def _resolve_device(asked: str, uses_torch: bool) -> str:
-    if not uses_torch:
-        return "cpu"
-    import torch
-
-    available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise SetupError(
-            "--device cuda: no CUDA device is visible", hint="use --device cpu, or see rsgen doctor"
-        )
-    return "cuda" if asked != "cpu" and available else "cpu"
-
-
 def make_plan(job: Job, stage: Stage, count: int, old: Plan | None) -> Plan:
     """The plan of the first start, or the old one extended to more items.
 
@@ -85,8 +76,8 @@ def make_plan(job: Job, stage: Stage, count: int, old: Plan | None) -> Plan:
             shard_size = old.shards[0][1] - old.shards[0][0]
         return old if count == old.count else old.extended(count, shard_size)
     uses_torch = bool(stage_option(stage, "uses_torch", False))
-    device = _resolve_device(asked.device, uses_torch)
-    dtype = asked.dtype if asked.dtype != "auto" else ("bf16" if device == "cuda" else "fp32")
+    device = device_name(asked.device) if uses_torch else "cpu"
+    dtype = number_type(asked.dtype, device)
     batch = asked.batch_size or int(stage_option(stage, "batch_size", 16))
     empty = Plan(0, (), batch, dtype, device, asked.threads or 1)
     return empty.extended(count, shard_size)
@@ -123,6 +114,7 @@ def run_stage(job: Job) -> RunSummary:
         for name, paths in sorted(job.inputs.items())
         for path in paths
     ]
+    refuse_out_inside(job.out, inputs)
     stage: Stage = resolve("stages", job.command)(_provisional(job, inputs))
     count = stage.count()
     if job.dry_run:
@@ -202,8 +194,7 @@ def _missing(info: RunInfo, mine: Sequence[int]) -> list[int]:
     every = range(len(info.plan.shards))
     if all(part_path(info.out, k).is_file() for k in every):
         tallies = [part_counts(part_path(info.out, k)) for k in every]
-        samples, failed = sum(t[0] for t in tallies), sum(t[1] for t in tallies)
-        if _too_many(info, samples, failed):
+        if _too_many(info, tallies):
             kept = len(read_manifest(info.out)["parts"]) if is_committed(info.out) else 0
             for k in mine:
                 if k >= kept and failures_path(info.out, k).is_file():
@@ -211,13 +202,15 @@ def _missing(info: RunInfo, mine: Sequence[int]) -> list[int]:
     return [k for k in mine if not part_path(info.out, k).is_file()]
 
 
-def _too_many(info: RunInfo, samples: int, failed: int) -> bool:
-    return failed > info.config.execution.max_failure_rate * _attempted(info, samples, failed)
+def _too_many(info: RunInfo, tallies: Sequence[PartCounts]) -> bool:
+    failed = sum(tally.failures for tally in tallies)
+    return failed > info.config.execution.max_failure_rate * _attempted(info, tallies)
 
 
-def _attempted(info: RunInfo, samples: int, failed: int) -> int:
+def _attempted(info: RunInfo, tallies: Sequence[PartCounts]) -> int:
     """Items that were tried: a reader may have refused some before they were planned."""
-    return max(info.plan.count if info.plan else 0, samples + failed)
+    tried = sum(tally.rows + tally.lost for tally in tallies)
+    return max(info.plan.count if info.plan else 0, tried)
 
 
 # ---------------------------------------------------------------- commit
@@ -225,20 +218,27 @@ def _attempted(info: RunInfo, samples: int, failed: int) -> int:
 
 def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSummary:
     assert info.plan is not None
-    parts, totals, failed = [], dict[str, int](), 0
+    parts: list[dict[str, Any]] = []
+    tallies: list[PartCounts] = []
+    totals: dict[str, int] = {}
     for index in range(len(info.plan.shards)):
         path = part_path(info.out, index)
-        rows, failures, counts = part_counts(path)
-        failed += failures
+        tally = part_counts(path)
+        tallies.append(tally)
         parts.append(
-            {"name": path.name, "rows": rows, "failures": failures, "sha256": sha256_file(path)}
+            {
+                "name": path.name,
+                "rows": tally.rows,
+                "failures": tally.failures,
+                "sha256": sha256_file(path),
+            }
         )
-        for key, value in counts.items():
+        for key, value in tally.counts.items():
             totals[key] = totals.get(key, 0) + value
-    rows = sum(int(str(part["rows"])) for part in parts)
-    items = _attempted(info, rows, failed)
+    rows, failed = sum(t.rows for t in tallies), sum(t.failures for t in tallies)
+    items = _attempted(info, tallies)
     totals = {"items": items, "samples": rows, "failures": failed, **totals}
-    if _too_many(info, rows, failed):
+    if _too_many(info, tallies):
         raise TooManyFailures(
             f"{failed} failures in {items} items, above max_failure_rate "
             f"{info.config.execution.max_failure_rate:g} (see {info.out / 'failures'})",

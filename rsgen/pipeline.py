@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rsgen.errors import DataError, RsgenError, UsageError
 from rsgen.images import replace_bytes
 from rsgen.registry import BUILT_IN, names, resolve
 from rsgen.reporting import NullReporter, Reporter, RunSummary
-from rsgen.request import digest, request_keys
+from rsgen.request import MODEL_KEYS, digest, request_keys
 from rsgen.runs import Control, Job, hold_lock
 from rsgen.settings import Section
 from rsgen.store import input_ref, is_model_name, run_folder
@@ -185,8 +185,25 @@ def stage_folder(work: Path, name: str, stage_job: Job) -> Path:
         input_ref(key, path) for key, paths in sorted(stage_job.inputs.items()) for path in paths
     ]
     keys = request_keys(stage_job.command, stage_job.config, refs, {}, stage_job.options)
-    contents = [ref.manifest_hash for ref in refs]
+    contents = [ref.manifest_hash for ref in refs] + _local_models(stage_job)
     return work / f"{name}-{digest([__version__, keys, contents])[:8]}"
+
+
+def _local_models(stage_job: Job) -> list[str]:
+    """Hashes of the weights in local folders that the stage's section names."""
+    section = section_name(stage_job.command)
+    values = getattr(stage_job.config, section).model_dump()
+    named = [
+        values.get(key.partition(".")[2])
+        for key in sorted(MODEL_KEYS)
+        if key.startswith(f"{section}.")
+    ]
+    local = [str(value) for value in named if value and Path(str(value)).is_dir()]
+    if not local:
+        return []
+    from rsgen.models.base import ModelRef, model_folder, model_hash
+
+    return [model_hash(model_folder(ModelRef.parse(value))) for value in local]
 
 
 def run_pipeline(job: PipelineJob) -> RunSummary:
@@ -242,7 +259,9 @@ def _run_stages(
                     f"--from {job.first}: stage {name!r} has not run yet in {job.work}"
                 )
             continue
-        inputs = _stage_inputs(job.work, entry, pipeline, current)
+        order = list(pipeline.stages)
+        earlier = order[: order.index(name)]
+        inputs = _stage_inputs(job.work, entry, earlier, current)
         stage_job = Job(
             entry.command,
             configs[name],
@@ -282,11 +301,12 @@ def _run_stages(
 
 
 def _stage_inputs(
-    work: Path, entry: StageEntry, pipeline: Pipeline, current: Mapping[str, str]
+    work: Path, entry: StageEntry, earlier: Collection[str], current: Mapping[str, str]
 ) -> dict[str, list[Path]]:
+    """Input name -> folders: an earlier stage's by its name, anything else as a path."""
     inputs: dict[str, list[Path]] = {}
     for key, value in _input_items(entry):
-        path = work / current[value] if value in pipeline.stages else Path(value)
+        path = work / current[value] if value in earlier else Path(value)
         inputs.setdefault(key, []).append(path)
     return inputs
 

@@ -40,6 +40,17 @@ COUNT_KEYS: dict[str, frozenset[str]] = {
     "scenes": frozenset({"count"}),
     "generate": frozenset({"count"}),
 }
+# Keys that may name files: what the files say is the request, not where they lie.
+FILE_KEYS = frozenset(
+    {
+        "extract_masks.classes",
+        "generate.classes",
+        "generate.templates",
+        "export.category_ids",
+    }
+)
+# Keys that may name a model's folder: its weights enter by their hash.
+MODEL_KEYS = frozenset({"train.base", "train.init_from", "generate.base"})
 # Commands whose result depends on the batch size and number type themselves.
 LEARNERS = frozenset({"train", "train-judge", "rl-tune"})
 # Libraries whose version may change labels or pixels.
@@ -222,7 +233,7 @@ def request_keys(
     keys: dict[str, Any] = {"command": command, "seed": config.seed, "classes": data["classes"]}
     for key, value in data.get(section, {}).items():
         if key not in COUNT_KEYS.get(command, frozenset()):
-            keys[f"{section}.{key}"] = value
+            keys[f"{section}.{key}"] = _by_contents(f"{section}.{key}", value)
     if command in LEARNERS:
         keys["execution.batch_size"] = config.execution.batch_size
         keys["execution.dtype"] = config.execution.dtype
@@ -233,6 +244,23 @@ def request_keys(
     for name, value in (options or {}).items():
         keys[f"option {name}"] = value
     return keys
+
+
+def _by_contents(key: str, value: Any) -> Any:
+    """A value that names a file as the hash of the file; a model's folder as such."""
+    if key in MODEL_KEYS and isinstance(value, str) and Path(value).is_dir():
+        return "a local folder"
+    if key not in FILE_KEYS or value is None:
+        return value
+    if not isinstance(value, str):
+        return [_by_contents(key, item) for item in value]
+    path = Path(value.removeprefix("from="))
+    return f"file {hash_file(path)}" if path.is_file() else value
+
+
+def hash_file(path: Path) -> str:
+    """32 hex digits over a file's bytes."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def request_fingerprint(keys: Mapping[str, Any]) -> str:
@@ -254,6 +282,9 @@ def refuse_other_request(out: Path, old: RunInfo, keys: Mapping[str, Any]) -> No
     """Raise UsageError when a used OUT was made by another request."""
     before = request_keys(old.command, old.config, old.inputs, old.model_hashes, old.options)
     lines = differing_request(before, keys)
+    named = [key for key in sorted(FILE_KEYS & set(keys)) if "file " in str(keys[key])]
+    if not lines and named and old.fingerprint != request_fingerprint(keys):
+        lines = [f"the contents of the file that {', '.join(named)} names"]
     if lines:
         raise UsageError(
             f"{out} holds another request; these differ:\n  " + "\n  ".join(lines),

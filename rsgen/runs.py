@@ -25,7 +25,7 @@ from rsgen.request import (
     request_fingerprint,
     request_keys,
 )
-from rsgen.store import artifact_row, is_committed, read_manifest, write_manifest
+from rsgen.store import artifact_row, is_committed, read_manifest, run_folder, write_manifest
 
 __all__ = ["Control", "Job", "ProgramRun", "begin", "hold_lock", "start_program"]
 
@@ -218,6 +218,17 @@ def _load_own(out: Path) -> RunInfo:
         raise UsageError(
             f"--out {out} is in use: {error.message}", hint="give --out a new or empty folder"
         ) from error
+
+
+def refuse_out_inside(out: Path, inputs: Sequence[InputRef]) -> None:
+    """Raise UsageError when OUT lies in a raw data set: each run would change its own input."""
+    for ref in inputs:
+        folder = Path(ref.path)
+        if run_folder(folder) is None and out.resolve().is_relative_to(folder):
+            raise UsageError(
+                f"--out {out} lies inside the input {ref.name} {folder}",
+                hint="give --out a folder beside the data set",
+            )
 
 
 def refuse_foreign(out: Path) -> None:

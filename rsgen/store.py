@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsgen.errors import DataError
 from rsgen.images import Pixels, read_image, replace_bytes, sha256_file
@@ -153,11 +153,15 @@ def write_part(
         replace_bytes(failures_path(out, index), rows.encode("utf-8"))
     else:
         failures_path(out, index).unlink(missing_ok=True)
-    table = samples_to_table(samples)
+    kept = list(samples)
+    # A sample whose scorer failed is a row and a failure; an unreadable image only the latter.
+    lost = {f.item for f in failures} - {sample.id for sample in kept}
+    table = samples_to_table(kept)
     metadata = {
         **(table.schema.metadata or {}),
         b"rsgen_counts": canonical_json(dict(counts)),
         b"rsgen_failures": str(len(failures)).encode(),
+        b"rsgen_lost": str(len(lost)).encode(),
     }
     sink = _buffer()
     pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
@@ -188,8 +192,17 @@ def _damaged(path: Path, why: object) -> DataError:
     )
 
 
-def part_counts(path: Path) -> tuple[int, int, dict[str, int]]:
-    """(rows, failures, counts) from a part's footer alone."""
+class PartCounts(NamedTuple):
+    """What a part's footer says; `lost` items failed and have no row."""
+
+    rows: int
+    failures: int
+    counts: dict[str, int]
+    lost: int
+
+
+def part_counts(path: Path) -> PartCounts:
+    """The counts of a part, from its footer alone."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -200,7 +213,8 @@ def part_counts(path: Path) -> tuple[int, int, dict[str, int]]:
     metadata = footer.metadata or {}
     counts = json.loads(metadata.get(b"rsgen_counts", b"{}"))
     failures = int(metadata.get(b"rsgen_failures", b"0"))
-    return footer.num_rows, failures, {k: int(v) for k, v in counts.items()}
+    lost = int(metadata.get(b"rsgen_lost", b"0"))
+    return PartCounts(footer.num_rows, failures, {k: int(v) for k, v in counts.items()}, lost)
 
 
 def remove_leftovers(out: Path) -> None:

@@ -299,3 +299,14 @@ def test_a_foreign_out_is_refused_before_anything_is_written(held: str, tmp_path
         (out / "holiday.jpg").write_text("x")
     assert isinstance(attempt(job(out)), UsageError)
     assert held == "file" or [p.name for p in out.iterdir()] == ["holiday.jpg"]
+
+
+def test_out_inside_a_raw_data_set_is_refused(tmp_path: Path) -> None:
+    """Catches a run that changes its own input, so that the same line is another request."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "labels.txt").write_text("x")
+    line = Job("extract-masks", config(), data / "masks", inputs={"dataset": [data]})
+    with pytest.raises(UsageError, match="lies inside the input"):
+        run_stage(line)
+    assert not (data / "masks").exists()

@@ -225,3 +225,15 @@ def test_which_layer_wins_in_a_pipeline(tmp_path: Path) -> None:
 def test_a_program_has_no_slices(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--slice is for sample stages"):
         run_command(Job("train", config(), tmp_path / "o", slice_of=(0, 2)))
+
+
+def test_a_stage_may_be_named_like_the_folder_it_reads(
+    tmp_path: Path, probes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a KeyError, and a second run that reads its own output."""
+    monkeypatch.chdir(tmp_path)
+    sample_run(tmp_path / "second")
+    tree = {"second": {"command": "filter", "inputs": {"run": "second"}}}
+    path = write(tmp_path / "p.yaml", stages=tree)
+    assert rows(run(path, tmp_path / "work")) == {"second": "done"}
+    assert rows(run(path, tmp_path / "work")) == {"second": "no-op"}

@@ -163,3 +163,27 @@ def test_another_request_is_refused_by_its_keys(tmp_path: Path) -> None:
     assert "model unet: 'ab' -> 'cd'" in text
     assert "option k: 1 -> '(absent)'" in text
     assert f"--out {tmp_path / 'OUT'}-2" in text
+
+
+def test_a_file_that_a_key_names_counts_by_its_contents(tmp_path: Path) -> None:
+    """Catches a resume that mixes two class tables because only the file's name was hashed."""
+    path, elsewhere = tmp_path / "c.txt", tmp_path / "d.txt"
+    path.write_text("ship\n")
+    elsewhere.write_text("ship\n")
+    first = fingerprint("extract-masks", **{"extract_masks.classes": str(path)})
+    assert first == fingerprint("extract-masks", **{"extract_masks.classes": str(elsewhere)})
+    old = RunInfo("extract-masks", config(**{"extract_masks.classes": str(path)}), tmp_path, first,
+                  (), CLASSES, (), {}, None)  # fmt: skip
+    path.write_text("ship\nplane\n")
+    keys = request_keys("extract-masks", old.config, (), {})
+    assert request_fingerprint(keys) != first
+    with pytest.raises(UsageError, match=r"extract_masks\.classes"):
+        refuse_other_request(tmp_path, old, keys)
+
+
+def test_a_model_folder_counts_by_its_weights_and_not_by_its_spelling(tmp_path: Path) -> None:
+    """Catches `./m` and `/abs/m` becoming two requests."""
+    (tmp_path / "m").mkdir()
+    straight = fingerprint("train", **{"train.base": str(tmp_path / "m")})
+    assert straight == fingerprint("train", **{"train.base": f"{tmp_path}/./m"})
+    assert straight != fingerprint("train", **{"train.base": "hub:ORG/NAME"})

@@ -111,11 +111,11 @@ def test_a_missing_image_names_the_sample_and_where_it_was_sought(run: BuiltRun)
 def test_part_holds_rows_failures_and_counts(tmp_path: Path) -> None:
     failures = [Failure("a.png", "extract-masks", "DataError", "trüncated\nfile")]
     write_part(tmp_path, 3, [full_sample()], failures, {"instances": 3})
-    assert part_counts(part_path(tmp_path, 3)) == (1, 1, {"instances": 3})
+    assert part_counts(part_path(tmp_path, 3))[:3] == (1, 1, {"instances": 3})
     assert list(read_failures(tmp_path)) == failures
     write_part(tmp_path, 3, [full_sample()], [], {"instances": 3})
     assert list(read_failures(tmp_path)) == [], "a shard done again drops its old failures"
-    assert part_counts(part_path(tmp_path, 3)) == (1, 0, {"instances": 3})
+    assert part_counts(part_path(tmp_path, 3)) == (1, 0, {"instances": 3}, 0)
 
 
 def test_the_same_part_has_the_same_bytes(tmp_path: Path) -> None:
@@ -194,3 +194,14 @@ def test_a_pipelines_folder_above_is_not_the_run(run: BuiltRun, raw: Path, tmp_p
     (tmp_path / "run.json").write_text('{"schema": 1, "stages": {}}')
     assert run_folder(raw) is None
     assert run_folder(run.path / "parts") == run.path
+
+
+def test_a_sample_with_a_failed_scorer_counts_as_one_item(tmp_path: Path) -> None:
+    """Catches 31 items for 30 samples: the failing one has a row and a failure."""
+    kept = full_sample()
+    failures = [
+        Failure(kept.id, "filter", "DataError", "scorer"),
+        Failure("gone.png", "filter", "DataError", "unreadable"),
+    ]
+    write_part(tmp_path, 0, [kept], failures, {})
+    assert part_counts(part_path(tmp_path, 0)) == (1, 2, {}, 1)
