@@ -37,7 +37,9 @@ from rsgen.scorers.neighbours import (
     SignatureStore,
     compare,
     own_distances,
+    put_all,
     stored_or_made,
+    without_signature,
 )
 from rsgen.scorers.report import verdict_sheets
 from rsgen.scorers.rules import Thresholds, default_rules, rule_of
@@ -178,18 +180,23 @@ class FilterStage:
         count = 0 if self._real is None else len(self._real)
         asked = [rule for rule in self._rules if rule.quantile is not None]
         scores: dict[str, list[float]] = {rule.name: [] for rule in asked}
-        plain = {rule.name: self._scorers[rule.name] for rule in asked}
-        for name in set(plain) & set(self._novelty):
-            del plain[name]
-            references = self._real_references(count)[name]
-            scores[name] = own_distances(references, self._novelty[name]).tolist()
-        if plain and self._real is not None:
-            for item in self._score(self._real, self._drawn(count), plain):
+        plain = {r.name: self._scorers[r.name] for r in asked if r.name not in self._novelty}
+        failed: set[str] = set()
+        if self._real is not None:
+            compared = self._settings.rescore == "all" or len(plain) < len(asked)
+            references = self._real_references(count) if compared else {}
+            for name, found in references.items():
+                if name in scores:
+                    scores[name] = own_distances(found, self._novelty[name]).tolist()
+                if len(found) < count:
+                    failed |= without_signature(self._real.rows(0, count), found)
+            for item in self._score(self._real, self._drawn(count), plain) if plain else ():
+                failed |= {failure.item for failure in item.failures}
                 for name in plain:
                     scores[name] += _values(item.sample, name, self._levels[name])
         bounds = {rule.name: rule.bound(np.asarray(scores.get(rule.name, []))) for rule in
                   self._rules}  # fmt: skip
-        return Thresholds(bounds, count)
+        return Thresholds(bounds, count, tuple(sorted(failed)))
 
     def _drawn(self, count: int) -> list[int]:
         """Positions of the real samples that set the bounds: a fair draw, in order."""
@@ -263,7 +270,7 @@ class FilterStage:
         if not self._novelty:
             return
         names = list(self._novelty)
-        stored_or_made(self._signatures, names, _range_key(start, stop), lambda: scored)
+        put_all(self._signatures, names, _range_key(start, stop), scored)
         real = self._real_references(self._thresholds.real_count)
         earlier = []
         for a, b in self._shards_before(start):
@@ -332,22 +339,35 @@ class FilterStage:
             for label, count in self._counted(sample).items():
                 objects.setdefault(label, Counter())[str(sample.verdict)] += count
         thresholds = run.path / "thresholds.json"
-        bounds = Thresholds.from_json(json.loads(thresholds.read_text(encoding="utf-8"))).bounds
+        frozen = Thresholds.from_json(json.loads(thresholds.read_text(encoding="utf-8")))
         kept, total = verdicts["keep"], sum(verdicts.values())
         tables: dict[str, dict[str, float | int | str]] = {
             "verdicts": {v: verdicts[v] for v in ("keep", "drop", "unknown")},
             "reasons": dict(sorted(reasons.items())),
             "objects kept": {k: f"{objects[k]['keep']} of {objects[k].total()}" for k in
                              sorted(objects)},
-            "thresholds": {name: str(bound) for name, bound in bounds.items()},
+            "thresholds": {name: str(bound) for name, bound in frozen.bounds.items()},
         }  # fmt: skip
+        notes = _real_notes(frozen)
         tables = {name: rows for name, rows in tables.items() if rows}
         artifacts = {"thresholds": thresholds, **verdict_sheets(run)}
         wanted = self._settings.fail_under
         if wanted is None or kept >= wanted * total:
-            return Finish(artifacts, tables)
+            return Finish(artifacts, tables, notes)
         note = f"kept {kept} of {total}, under the asked share {wanted:g}: exit 7"
-        return Finish(artifacts, tables, [note], exit_code=7)
+        return Finish(artifacts, tables, [*notes, note], exit_code=7)
+
+
+def _real_notes(thresholds: Thresholds) -> list[str]:
+    """What is said of real images that had no part in the bounds or the comparison."""
+    failed = thresholds.real_failed
+    if not failed:
+        return []
+    names = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")
+    return [
+        f"{len(failed)} of {thresholds.real_count} real images could not be read or scored "
+        f"({names}): they set no bound, and nothing was compared with them"
+    ]
 
 
 def _score_names(sample: Sample) -> Iterator[str]:

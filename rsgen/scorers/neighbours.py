@@ -2,7 +2,8 @@
 
 Item k looks at items before k only, so a verdict does not depend on what comes later, on the
 order in which shards are done, or on who does them. Signatures are kept beside the parts;
-a missing one is computed again from the pixels, whoever needs it.
+a missing one is computed again from the pixels, whoever needs it, and a shard that is scored
+again replaces its own: an image that failed may have been mended since.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from rsgen.records import Sample
 from rsgen.scorers.base import FloatArray, NoveltyScorer, Signatures
 from rsgen.scorers.judging import Scored, with_score
 
-__all__ = ["References", "SignatureStore", "compare", "own_distances", "references_of"]
+__all__ = [
+    "References",
+    "SignatureStore",
+    "compare",
+    "own_distances",
+    "put_all",
+    "references_of",
+    "stored_or_made",
+    "without_signature",
+]
 
 CHUNK = 4096
 
@@ -155,6 +165,20 @@ def own_distances(references: References, scorer: NoveltyScorer) -> FloatArray:
     return best
 
 
+def put_all(
+    store: SignatureStore, rules: Sequence[str], key: str, scored: Sequence[Scored]
+) -> None:
+    """Store the signatures of a range for every rule, over any that an earlier start left."""
+    for rule in rules:
+        store.put(rule, key, references_of(scored, rule))
+
+
+def without_signature(samples: Iterable[Sample], references: References) -> set[str]:
+    """Ids of the samples that failed and so have no part in the comparison."""
+    have = set(references.keys)
+    return {sample.id for sample in samples if _key(sample) not in have}
+
+
 def stored_or_made(
     store: SignatureStore, rules: Sequence[str], key: str, make: Callable[[], Sequence[Scored]]
 ) -> dict[str, References]:
@@ -162,6 +186,5 @@ def stored_or_made(
     found = {rule: store.get(rule, key) for rule in rules}
     if any(references is None for references in found.values()):
         scored = make()
-        for rule in rules:
-            store.put(rule, key, references_of(scored, rule))
+        put_all(store, rules, key, scored)
     return {rule: store.get(rule, key) or References((), np.zeros((0, 1))) for rule in rules}

@@ -45,16 +45,24 @@ def rule_of(settings: RuleConfig) -> Rule:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Resolved bounds, and how many real images they and the comparison rest on."""
+    """Resolved bounds, and how many real images they and the comparison rest on.
+
+    real_failed: ids of the real images, sorted, that could not be read or scored.
+    """
 
     bounds: dict[str, Bound]
     real_count: int
+    real_failed: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         rows = {name: {"min": b.low, "max": b.high} for name, b in self.bounds.items()}
-        return {"rules": rows, "real_count": self.real_count}
+        return {
+            "rules": rows,
+            "real_count": self.real_count,
+            "real_failed": list(self.real_failed),
+        }
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Thresholds:
         bounds = {name: Bound(b["min"], b["max"]) for name, b in row["rules"].items()}
-        return cls(bounds, int(row["real_count"]))
+        return cls(bounds, int(row["real_count"]), tuple(row.get("real_failed", ())))

@@ -136,6 +136,24 @@ def test_an_unreadable_image_is_unknown_and_a_row(tmp_path: Path) -> None:
     assert [f.item for f in read_failures(tmp_path / "kept")] == ["s1"]
 
 
+def test_an_image_that_was_mended_is_compared_with(tmp_path: Path) -> None:
+    """Catches signatures of a failed start that outlive the repair: the copy was kept."""
+    run = build(tmp_path / "run", [*good(3), image_of(1)])
+    whole = {name: (run / name).read_bytes() for name in IMAGES}
+    for name in IMAGES:
+        (run / name).write_bytes(b"torn")
+    keys = {"execution.shard_size": 2, "filter.rules": [HASH]}
+    with pytest.raises(TooManyFailures):
+        run_filter(tmp_path / "kept", run, **keys)
+    for name, data in whole.items():
+        (run / name).write_bytes(data)
+    run_filter(tmp_path / "kept", run, **keys)
+    assert verdicts(tmp_path / "kept") == {"s0": "keep", "s1": "keep", "s2": "keep", "s3": "drop"}
+
+
+IMAGES = ("images/000001.png", "images/000003.png")
+
+
 def test_latents_of_the_given_checkpoint_find_copies(tmp_path: Path) -> None:
     """The rule joins by itself when a checkpoint is given; its weights enter the request."""
     from tests.build_models import save_model
@@ -174,6 +192,24 @@ def test_a_quantile_is_taken_of_the_real_scores_and_frozen(tmp_path: Path) -> No
     ]  # fmt: skip
     assert frozen["rules"]["contrast"]["min"] == pytest.approx(np.quantile(scores, 0.25))
     assert frozen["real_count"] == 6
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param({"scorer": "contrast", "quantile": 0.1}, id="that set a bound"),
+        pytest.param(HASH, id="that are compared with"),
+    ],
+)
+def test_real_images_that_fail_are_named_and_counted(tmp_path: Path, rule: dict[str, Any]) -> None:
+    """Catches a real image that vanishes from bounds and comparison without a word."""
+    real = build(tmp_path / "real", good(4))
+    (real / "images/000002.png").write_bytes(b"torn")
+    run = build(tmp_path / "run", good(2, start=20))
+    summary = run_filter(tmp_path / "kept", run, real, **{"filter.rules": [rule]})
+    assert any("1 of 4 real images" in note and "(s2)" in note for note in summary.notes)
+    frozen = json.loads((tmp_path / "kept/thresholds.json").read_text())
+    assert frozen["real_failed"] == ["s2"]
 
 
 @pytest.mark.parametrize(
