@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from rsgen import devices
 from rsgen.condition import ConditionEncoding
-from rsgen.errors import SetupError, UsageError
+from rsgen.errors import UsageError
 from rsgen.models.base import ModelCard, ModelRef, load_model
 from rsgen.models.stable_diffusion import DTYPES, StableDiffusion
 from rsgen.models.tiny import build_tiny
@@ -39,27 +40,11 @@ def number_type(asked: str, device: str) -> str:
     Raises:
         UsageError: fp16 on a CPU, which cannot train with it.
     """
-    if asked == "auto":
-        return "bf16" if device == "cuda" else "fp32"
     if asked == "fp16" and device == "cpu":
         raise UsageError(
             "execution.dtype=fp16 cannot train on a CPU", hint="use -s execution.dtype=bf16"
         )
-    return asked
-
-
-def device_name(asked: str) -> str:
-    """cpu or cuda.
-
-    Raises:
-        SetupError: CUDA was asked for and is not there.
-    """
-    available = torch.cuda.is_available()
-    if asked == "cuda" and not available:
-        raise SetupError(
-            "--device cuda: no CUDA device is visible", hint="use --device cpu, or see rsgen doctor"
-        )
-    return "cuda" if asked != "cpu" and available else "cpu"
+    return devices.number_type(asked, device)
 
 
 def make_accelerator(device: str, dtype: str) -> Accelerator:
