@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rsgen.config import Config, section_name
 from rsgen.export.selection import ancestry
-from rsgen.request import RunInfo
-from rsgen.store import SampleRun, run_folder
+from rsgen.request import COUNT_KEYS, RunInfo, request_keys
+from rsgen.store import SampleRun, is_model_name, run_folder
 
 __all__ = ["command_line", "dataset_card"]
 
@@ -29,14 +32,12 @@ POSITIONAL = frozenset({"run", "dataset", "checkpoint"})
 FLAGS = {("export", "real"): "--with-real", ("filter", "checkpoint"): "--model"}
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(_plain(v) for v in value) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_plain(v)}" for k, v in value.items()) + "}"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _yaml(value: Any) -> str:
+    """A value as `-s` reads it: YAML on one line, with quotes where 1:1 would be a number."""
+    text = yaml.safe_dump(
+        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=sys.maxsize
+    )
+    return text.removesuffix("...\n").strip()
 
 
 def run_name(info: RunInfo) -> str:
@@ -44,7 +45,9 @@ def run_name(info: RunInfo) -> str:
     return f"{info.command}-{info.fingerprint8}"
 
 
-def _input_name(path: Path) -> str:
+def _input_name(name: str, path: Path) -> str:
+    if is_model_name(name, path):
+        return str(path)
     out = run_folder(path) if path.exists() else None
     return path.name if out is None else run_name(RunInfo.load(out))
 
@@ -55,16 +58,36 @@ def command_line(info: RunInfo) -> str:
     for ref in info.inputs:
         flag = FLAGS.get((info.command, ref.name), f"--{ref.name}")
         plain = flag == f"--{ref.name}" and ref.name in POSITIONAL
-        words += [_input_name(Path(ref.path))] if plain else [flag, _input_name(Path(ref.path))]
-    section = section_name(info.command)
-    ours, default = info.config.model_dump(mode="json"), Config().model_dump(mode="json")
-    pairs = {"seed": ours["seed"]} if ours["seed"] != default["seed"] else {}
-    for key, value in ours.get(section, {}).items():
-        if value != default[section][key]:
-            pairs[f"{section}.{key}"] = value
-    for key, value in pairs.items():
-        words += ["-s", f"{key}={_plain(value)}"]
+        value = _input_name(ref.name, Path(ref.path))
+        words += [value] if plain else [flag, value]
+    for key, value in _changed_keys(info).items():
+        words += ["-s", f"{key}={_yaml(value)}"]
     return shlex.join([*words, "--out", run_name(info)])
+
+
+def _changed_keys(info: RunInfo) -> dict[str, Any]:
+    """Dotted keys that enter the fingerprint, and counts, where they are not default."""
+    ours = request_keys(info.command, info.config, (), {})
+    default = request_keys(info.command, Config(), (), {})
+    changed = [key for key, value in ours.items() if value != default[key]]
+    section = section_name(info.command)
+    changed += [f"{section}.{key}" for key in sorted(COUNT_KEYS.get(info.command, ()))]
+    # Without defaults: an entry of a class table is then as short as it was written.
+    data = info.config.model_dump(mode="json", exclude_defaults=True)
+    values = {key: _value(data, key) for key in changed}
+    return {key: _placeless(value) for key, value in values.items() if value is not None}
+
+
+def _value(data: Any, dotted: str) -> Any:
+    """The value of a dotted key; None where it is left at its default."""
+    for part in dotted.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _placeless(value: Any) -> Any:
+    """A file by its name: where it lies on this machine is nobody else's business."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

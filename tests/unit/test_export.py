@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsgen.config import load_config, parse_pairs
 from rsgen.errors import DataError, Stopped, UsageError
 from rsgen.export import export
+from rsgen.export.card import command_line
 from rsgen.export.codec import place_image, survey
 from rsgen.export.selection import parse_ratio, parse_split
 from rsgen.export.verify import check_format
@@ -23,6 +27,7 @@ from rsgen.formats import read_dataset
 from rsgen.images import png_text, sha256_file, write_png
 from rsgen.records import ClassTable, ObjectClass, Provenance, Sample
 from rsgen.reporting import RunSummary
+from rsgen.request import InputRef, request_fingerprint, request_keys
 from rsgen.runs import Control, Job, run_json_bytes, start_program
 from rsgen.store import RunInfo, input_ref, open_samples
 from tests.build import CLASSES, config, data_of, instance, layout, picture, sample, sample_run
@@ -106,6 +111,44 @@ def test_every_format_in_one_call_reads_back(tmp_path: Path) -> None:
     card = (tmp_path / "set/dataset/README.md").read_text()
     assert "| plane | 4 | 2 | 2 | 8 |" in card
     assert "rsgen export extract-masks-" in card
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        pytest.param(
+            "train",
+            {"execution.batch_size": 3, "execution.dtype": "bf16", "train.scale_range": [0.8, 1.2]},
+            id="what a learner's result depends on",
+        ),
+        pytest.param(
+            "extract-masks",
+            {"classes": [{"name": "plane", "aliases": ["airplane"]}, {"name": "a: b"}], "seed": 4},
+            id="a class table",
+        ),
+        pytest.param(
+            "generate",
+            {"generate.prompt": "an image of {counts}[, {scene}]", "generate.count": 9,
+             "generate.per_class": {"ship": 5}, "generate.gsd_m": 1e-06},
+            id="texts that YAML would take apart",
+        ),
+        pytest.param("export", {"export.ratio": "1:1"}, id="a text that YAML takes for a number"),
+    ],
+)  # fmt: skip
+def test_the_cards_line_asks_for_the_same_request(command: str, keys: dict[str, Any]) -> None:
+    """Catches a key that makes the request, and is missing or read otherwise from the card."""
+    settings = config(**keys)
+    asked = request_keys(command, settings, (), {})
+    model = InputRef("checkpoint", "hub:org/name", "0", "0")
+    info = RunInfo(
+        command, settings, Path("out"), request_fingerprint(asked), (model,), CLASSES, (), {}, None
+    )
+    words = shlex.split(command_line(info))
+    assert words[2] == "hub:org/name"
+    pairs = [text for flag, text in pairwise(words) if flag == "-s"]
+    again = load_config(settings=parse_pairs(pairs), environ={})
+    assert request_keys(command, again, (), {}) == asked
+    assert again.generate.count == settings.generate.count
 
 
 def test_two_exports_of_one_request_are_identical(tmp_path: Path) -> None:
