@@ -191,8 +191,10 @@ class GenerateConfig(Section):
         "ddim", description="diffusion sampler"
     )
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
-    text_guidance: float = Field(1.5, ge=0, description="classifier-free guidance on the prompt")
-    layout_guidance: float = Field(1.0, ge=0, description="guidance on the layout")
+    # Equal guidances need two network calls a step, like text guidance alone, and give the
+    # contrast of the training images; layout_guidance 1 is what diffusers' pipeline does.
+    text_guidance: float = Field(1.75, ge=0, description="classifier-free guidance on the prompt")
+    layout_guidance: float = Field(1.75, ge=0, description="guidance on the layout (1: none)")
     control_scale: float = Field(1.0, ge=0, description="weight of the ControlNet residuals")
     allow_same_source: bool = Field(
         False, description="let a sample reuse masks of the image whose layout it has"

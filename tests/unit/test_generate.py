@@ -340,7 +340,12 @@ class _Listener(NullReporter):
 def test_joined_guidance_branches_are_said(generate: Generate) -> None:
     """Prompt and negative prompt are equal: half the calls, and the summary says so."""
     prompt = "A satellite image"
-    keys = _keys(generate__prompt=prompt, generate__negative_prompt=prompt, generate__count=2)
+    keys = _keys(
+        generate__prompt=prompt,
+        generate__negative_prompt=prompt,
+        generate__layout_guidance=1.0,
+        generate__count=2,
+    )
     summary = generate("out", "pool", **keys)
     assert summary.counts["network calls"] == summary.counts["network calls saved"] == 4
     assert any("computed once: 4 network calls instead of 8" in n for n in summary.notes)
