@@ -35,7 +35,7 @@ def bare_loop(folder: Path, count: int, steps: int, batch: int, side: int) -> fl
     condition = torch.zeros(batch, channels, side, side)
     text = model.encode_prompts(["a satellite image of plane"] * batch)
     negative = model.encode_prompts([""] * batch)
-    settings = SamplingSettings("ddim", steps, 1.5, 1.0, 1.0)
+    settings = SamplingSettings("ddim", steps, 1.75, 1.75, 1.0)
     start = time.perf_counter()
     with torch.inference_mode():
         for first in range(0, count, batch):

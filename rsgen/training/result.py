@@ -24,7 +24,8 @@ CONTROLNET_SNIPPET = """Paint layouts with it:
     rsgen generate FOLDER --layouts LABELS --out OUT
 
 or open it in diffusers, which paints what `rsgen generate --text-guidance 1.5
---layout-guidance 1` paints from the same noise; the condition is a float tensor of exactly {size} x {size} pixels:
+--layout-guidance 1` paints from the same noise; the condition is a float tensor of exactly
+{size} x {size} pixels:
 
 ```python
 import torch
