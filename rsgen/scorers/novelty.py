@@ -141,12 +141,9 @@ class LatentNovelty:
 
     def distances(self, signatures: Signatures, references: Signatures) -> FloatArray:
         """float32 [N, M]."""
-        a, b = signatures.astype(np.float64), references.astype(np.float64)
-        length_a, length_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-        squares = length_a[:, None] ** 2 + length_b**2 - 2 * a @ b.T
-        total = np.maximum(length_a[:, None] + length_b, 1e-12)
-        # products of other shapes differ in their last digits: what is kept must not
-        return np.asarray(np.round(np.sqrt(np.maximum(squares, 0)) / total, 5), dtype=np.float32)
+        from rsgen.models.latents import relative_distances
+
+        return relative_distances(signatures, references)
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
         return nearest(self, self.signatures(images), self.references)
@@ -171,11 +168,10 @@ def pooled_latents(model: Any, images: Pixels, grid: int = 8) -> npt.NDArray[np.
     import torch
 
     from rsgen.condition import to_model
+    from rsgen.models.latents import pooled
 
     with torch.inference_mode():
-        latents = model.encode_images(to_model(images))
-        pooled = torch.nn.functional.adaptive_avg_pool2d(latents.float(), grid)
-    return np.asarray(pooled.flatten(1).cpu().numpy(), dtype=np.float32)
+        return pooled(model.encode_images(to_model(images)), grid)
 
 
 @lru_cache(maxsize=2)
