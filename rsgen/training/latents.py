@@ -20,6 +20,7 @@ from rsgen.data import TrainingImages, View, make_view
 from rsgen.images import Pixels
 from rsgen.records import Layout
 from rsgen.reporting import Reporter
+from rsgen.training.session import stop_together
 
 __all__ = ["LatentView", "LatentViews", "encode_pixels"]
 
@@ -72,6 +73,8 @@ class LatentViews:
         Views are numbered view by view, so that a run's first pass covers all images.
         """
         keys = [(item, v) for v in range(self.views) for item in range(len(self.images))]
+        if not keys:
+            return
         made = [self._make(*key) for key in keys] if store.is_file() else []
         if made:
             latents = load_file(store)["latents"].numpy()
@@ -81,7 +84,7 @@ class LatentViews:
             first = accelerator.process_index * share
             own: list[npt.NDArray[np.float32]] = []
             for start in range(first, first + share, batch_size):
-                check_stop()
+                stop_together(check_stop, accelerator)
                 # the last rank repeats views to have as many as the others
                 chunk = [keys[k % len(keys)] for k in range(start, start + batch_size)]
                 chunk = chunk[: first + share - start]

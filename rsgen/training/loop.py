@@ -19,6 +19,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from rsgen.reporting import Reporter
+from rsgen.request import item_seed
+from rsgen.training.session import stop_together
 from rsgen.training.state import TrainingState, latest_state, load_state, save_state
 
 __all__ = ["FitResult", "LoopSettings", "Objective", "averaged", "fit", "learning_rate"]
@@ -57,6 +59,7 @@ class LoopSettings:
     checkpoint_every: int
     validate_every: int
     log_every: int = 10
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ def fit(
 ) -> FitResult:
     """Optimise until `max_steps`, going on from the newest state in `state_folder`.
 
-    `check_stop` raises to end early; the state is saved first. A loss or gradient that is
+    `check_stop` raises Stopped to end early, on all ranks after the same step; the state is
+    saved first. A loss or gradient that is
     not a number restores the newest state, and the result says so.
     """
     named = objective.parameters()
@@ -154,7 +158,7 @@ def fit(
             accelerator.wait_for_everyone()
             module.train()
         try:
-            check_stop()
+            stop_together(check_stop, accelerator)
         except BaseException:
             session.save()
             raise
@@ -182,7 +186,7 @@ def _step(
     for micro in range(settings.accumulate):
         start = micro * settings.batch_size + accelerator.process_index * share
         # dropout inside networks draws from the global generator
-        torch.manual_seed((step * settings.accumulate + micro) & 0x7FFFFFFF)
+        torch.manual_seed(item_seed(settings.seed, "dropout", f"{step}/{start}"))
         batch = objective.batch(step, start, start + share, accelerator.device)
         last = micro == settings.accumulate - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(module):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rsgen.errors import LockedError
+from rsgen.errors import LockedError, Stopped
 from rsgen.records import ClassTable
 from rsgen.reporting import NullReporter
 from rsgen.request import InputRef, Plan, RunInfo
 from rsgen.runs import Job, ProgramRun, start_program
 
-__all__ = ["open_training", "rank"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["default_threads", "open_training", "rank", "stop_together"]
 
 WAIT_SECONDS = 120.0
 
@@ -21,6 +25,32 @@ WAIT_SECONDS = 120.0
 def rank() -> int:
     """This process's number under torchrun, 0 without it."""
     return int(os.environ.get("RANK", "0"))
+
+
+def default_threads() -> int:
+    """Torch threads of this process: OMP_NUM_THREADS (torchrun sets it), else every core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(asked)) if asked.isdecimal() else len(os.sched_getaffinity(0))
+
+
+def stop_together(check_stop: Callable[[], None], accelerator: Accelerator) -> None:
+    """`check_stop` of any rank ends all of them here; a rank that goes on alone would hang.
+
+    Every rank must call it equally often. Raises Stopped.
+    """
+    own: Stopped | None = None
+    try:
+        check_stop()
+    except Stopped as error:
+        own = error
+    asked = own is not None
+    if accelerator.num_processes > 1:
+        import torch
+
+        flag = torch.tensor(float(asked), device=accelerator.device)
+        asked = float(accelerator.reduce(flag, "sum")) > 0
+    if asked:
+        raise own or Stopped("another rank was asked to stop", hint="run the same line")
 
 
 @contextmanager
