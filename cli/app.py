@@ -118,6 +118,9 @@ def _ended(
 ) -> int:
     from .console import print_error, print_summary
 
+    # torchrun starts one process a rank, and they share one stdout
+    leads = spec.name != "train" or os.environ.get("RANK", "0") == "0"
+    as_json = common.json and leads
     try:
         if common.log_file is not None:
             reporter.log_to(common.log_file)
@@ -127,13 +130,13 @@ def _ended(
         if isinstance(error, LockedError) and common.if_locked == "skip":
             reporter.note(f"{error.message}; skipped")
             return 0
-        print_error(error, as_json=common.json)
+        print_error(error, as_json=as_json)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit 1
         reporter.close()
         known = from_os_error(error) if isinstance(error, OSError) else None
         if known is not None:
-            print_error(known, as_json=common.json)
+            print_error(known, as_json=as_json)
             return known.exit_code
         place = _keep_traceback(common)
         sys.stderr.write(
@@ -144,8 +147,10 @@ def _ended(
     reporter.close()
     if summary is None:
         return 0
+    if not leads:
+        return summary.exit_code
     try:
-        print_summary(summary, as_json=common.json)
+        print_summary(summary, as_json=as_json)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head`: the work is done, nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
