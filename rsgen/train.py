@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from rsgen.augment import AugmentSettings
 from rsgen.condition import ConditionEncoding, encode
 from rsgen.data import TrainingImages, automatic_views, median_object_px
-from rsgen.errors import UsageError
+from rsgen.devices import device_name
+from rsgen.errors import GateMissed, UsageError
 from rsgen.models.base import ModelCard, ModelRef, model_folder, model_hash
 from rsgen.models.stable_diffusion import StableDiffusion, silence_libraries
 from rsgen.prompts import make_prompt
@@ -33,10 +35,9 @@ from rsgen.training.latents import LatentViews
 from rsgen.training.loop import FitResult, LoopSettings, Objective, fit
 from rsgen.training.plan import automatic_steps, automatic_unet, check_split, measure
 from rsgen.training.result import write_checkpoint
-from rsgen.training.session import open_training
+from rsgen.training.session import default_threads, open_training
 from rsgen.training.setup import (
     choose_weights,
-    device_name,
     make_accelerator,
     merge_lora,
     number_type,
@@ -89,6 +90,7 @@ class Session:
             ema_decay=settings.ema_decay,
             checkpoint_every=settings.checkpoint_every,
             validate_every=settings.validate_every,
+            seed=self.seed,
         )
 
 
@@ -109,7 +111,8 @@ def train(job: Job) -> RunSummary:
     steps = settings.max_steps
     if steps == "auto":
         steps = automatic_steps(len(images), batch_size * settings.accumulate)
-    plan = Plan(steps, (), batch_size, dtype, device, job.config.execution.threads or 1)
+    threads = job.config.execution.threads or default_threads()
+    plan = Plan(steps, (), batch_size, dtype, device, threads)
     inputs = [
         input_ref(name, path, allow_partial=job.allow_partial)
         for name, paths in sorted(job.inputs.items())
@@ -122,13 +125,26 @@ def train(job: Job) -> RunSummary:
     ) as run:
         if run.committed:
             return run.summary()
+        # what the first start froze, not what this machine would choose
+        frozen = run.info.plan or plan
+        device, dtype = device_name(frozen.device), frozen.dtype
+        torch.set_num_threads(frozen.threads)
         accelerator = make_accelerator(device, dtype)
-        check_split(batch_size, accelerator.num_processes)
+        check_split(frozen.batch_size, accelerator.num_processes)
         model = open_base(settings, base, job.config.seed)
         size = settings.size or model.image_size
         images.check_size(size)
         session = Session(
-            run, settings, accelerator, model, source, images, size, batch_size, steps, str(base)
+            run,
+            settings,
+            accelerator,
+            model,
+            source,
+            images,
+            size,
+            frozen.batch_size,
+            frozen.count,
+            str(base),
         )
         _describe(session)
         if settings.task == "autoencoder":
@@ -146,10 +162,17 @@ def _only_run(job: Job) -> SampleRun:
 def _base_of(job: Job) -> tuple[str | Path, dict[str, str]]:
     """The base as a reference, and its hash (a from-scratch start has none)."""
     settings = job.config.train
-    given = [*job.paths("base"), *job.paths("init_from")]
+    given: list[tuple[str, str | Path]] = [
+        (f"input {name}", path) for name in ("base", "init_from") for path in job.paths(name)
+    ]
+    if settings.base is not None:
+        given.append(("--base", settings.base))
     if settings.init_from is not None:
-        given.append(Path(settings.init_from))
-    reference: str | Path = given[-1] if given else (settings.base or "tiny")
+        given.append(("--init-from", Path(settings.init_from)))
+    if len(given) > 1:
+        what = " and ".join(f"{name} {value}" for name, value in given)
+        raise UsageError(f"train starts from one model, got {what}", hint="leave all but one out")
+    reference = given[0][1] if given else "tiny"
     if settings.from_scratch:
         return reference, {}
     if isinstance(reference, Path):
@@ -250,7 +273,7 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
         )
     learn_text = settings.learn_text
     if learn_text is None:
-        learn_text = settings.task == "base"
+        learn_text = settings.task == "base" and settings.from_scratch
     choose_weights(model, settings.task, unet_mode, learn_text, settings.lora_rank)
     place_weights(model, device, dtype, settings.gradient_checkpointing)
     views = _latent_views(session)
@@ -367,7 +390,7 @@ def _optimise(session: Session, objective: Objective, look: Callable[[int], floa
         session.state_folder,
         session.run.reporter,
         session.run.check_stop,
-        lambda step: void(look(step)),
+        (lambda step: void(look(step))) if session.settings.validation_samples else None,
     )
     if result.average is not None:
         result.average.copy_to(list(objective.parameters().values()))
@@ -419,9 +442,13 @@ def _commit(
         "steps": result.steps,
     }
     notes = [] if not failed else [f"a loss was not a number; weights of step {result.steps}"]
+    exit_code = GateMissed.exit_code if failed else 0
     if not session.accelerator.is_main_process:
         session.accelerator.wait_for_everyone()
-        return RunSummary(run.info.command, str(run.path), "done", counts=counts)
+        status = "gate-missed" if failed else "done"
+        return RunSummary(
+            run.info.command, str(run.path), status, counts=counts, exit_code=exit_code
+        )
     artifacts: dict[str, Path] = {}
     if lora:
         merge_lora(model.unet, run.path / "adapter")
@@ -446,5 +473,5 @@ def _commit(
             "validation": score,
         },
         notes=notes,
-        exit_code=7 if failed else 0,
+        exit_code=exit_code,
     )

@@ -157,8 +157,8 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path, run: Path, base: Path)
         encoding="utf-8",
     )
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port",
-         "0", str(script), str(run), str(base), str(tmp_path / "two")],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         str(script), str(run), str(base), str(tmp_path / "two")],
         capture_output=True,
         text=True,
         timeout=200,

@@ -1,0 +1,229 @@
+"""What a training request may say, what its plan freezes, and how several ranks end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from rsgen.errors import GateMissed, Stopped, UsageError
+from rsgen.models.base import load_model
+from rsgen.models.stable_diffusion import StableDiffusion
+from rsgen.request import RunInfo
+from rsgen.runs import Control
+from rsgen.scorers.novelty import LatentNovelty
+from rsgen.train import train
+from rsgen.training import loop
+from rsgen.training.neighbours import nearest_training_images
+from rsgen.training.session import default_threads
+from tests.build import sample_run
+from tests.build_models import SIZE, save_model
+from tests.unit.test_train import history, job, splits
+from tests.unit.test_train_loop import Toy
+from tests.unit.test_train_loop import run as fit_toy
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("base") / "model").path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sample_run(tmp_path_factory.mktemp("run"), splits(6)).path
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The thread counts that torch was given; the tests' own count stays as it is."""
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    yield given
+
+
+# ---------------------------------------------------------------- the frozen plan
+
+
+def test_a_resume_computes_as_its_plan_says(
+    tmp_path: Path, run: Path, base: Path, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a resume on another machine that changes device, number type or threads."""
+    whole = train(job(tmp_path / "whole", run, base))
+    out = tmp_path / "out"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    saved = out / "state" / "step-00000002"
+    with pytest.raises(Stopped):
+        train(job(out, run, base, control=Control(requested=saved.is_dir)))
+    plan = RunInfo.load(out).plan
+    assert plan is not None and (plan.threads, threads[-1]) == (3, 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setattr("rsgen.train.device_name", lambda a: "cuda" if a == "auto" else a)
+    parts = train(job(out, run, base))
+    assert threads[-1] == 3
+    assert RunInfo.load(out).plan == plan
+    assert history(parts) == history(whole)
+
+
+def test_threads_that_were_asked_for_are_used(
+    tmp_path: Path, run: Path, base: Path, threads: list[int]
+) -> None:
+    """Catches a run.json that says 2 threads while torch takes what it likes."""
+    train(job(tmp_path / "out", run, base, **{"execution.threads": 2, "train.max_steps": 1}))
+    assert threads == [2]
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("3", 3), ("", None), ("no", None)])
+def test_default_threads(
+    asked: str, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches ranks that each take every core though torchrun shared them out."""
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert default_threads() == (expected or len(os.sched_getaffinity(0)))
+
+
+# ---------------------------------------------------------------- values at their edge
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"train.views": 0},
+        {"train.validation_samples": 0, "train.validate_every": 1},
+        {"train.task": "autoencoder", "train.validation_samples": 0, "train.validate_every": 1},
+    ],
+    ids=["no kept views", "no validation pictures", "none of an autoencoder"],
+)
+def test_nothing_is_a_number_too(
+    tmp_path: Path, run: Path, base: Path, keys: dict[str, Any]
+) -> None:
+    """Catches lists that are stacked though they may be empty."""
+    summary = train(job(tmp_path / "out", run, base, **{"train.max_steps": 2, **keys}))
+    assert summary.exit_code == 0 and summary.counts["steps"] == 2
+
+
+def test_two_models_to_start_from_are_refused(tmp_path: Path, run: Path, base: Path) -> None:
+    """Catches a --base that --init-from silently overrules."""
+    with pytest.raises(UsageError, match="one model"):
+        train(job(tmp_path / "out", run, base, **{"train.init_from": str(base)}))
+
+
+@pytest.mark.parametrize(("learn", "moves"), [(None, False), (True, True)])
+def test_the_text_encoder_of_a_base_learns_on_request(
+    tmp_path: Path, run: Path, base: Path, learn: bool | None, moves: bool
+) -> None:
+    """Catches a fine-tune that unlearns words; only a start from scratch learns them unasked."""
+    keys = {"train.task": "base", "train.learn_text": learn, "train.max_steps": 2}
+    train(job(tmp_path / "out", run, base, **{k: v for k, v in keys.items() if v is not None}))
+    after, before = load_model(tmp_path / "out"), load_model(base)
+    assert isinstance(after, StableDiffusion) and isinstance(before, StableDiffusion)
+    pairs = zip(after.text_encoder.parameters(), before.text_encoder.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs) is moves
+
+
+def test_dropout_follows_the_seed(tmp_path: Path) -> None:
+    """Catches runs of other seeds that drop the very same weights."""
+    results = [
+        fit_toy(tmp_path / str(k), Toy(0.5), seed=seed, max_steps=2)
+        for k, seed in enumerate((1, 2, 1))
+    ]
+    first, other, again = (r.history for r in results if r is not None)
+    assert first == again and first != other
+
+
+def test_training_and_filter_measure_alike() -> None:
+    """Catches an alarm in training whose distances mean something else in the filter."""
+    values = np.random.default_rng(0).standard_normal((9, 4, 8, 8), dtype=np.float32)
+    training, generated = torch.from_numpy(values[:6]), torch.from_numpy(values[5:])
+    report = nearest_training_images(generated, training)
+    scorer = LatentNovelty()
+    flat = values.reshape(9, -1)
+    expected = scorer.distances(flat[5:], flat[:6]).min(axis=1)
+    assert report.distances == pytest.approx(expected.tolist())
+    assert report.distances[0] == 0 and report.nearest[0] == 5 and 0 in report.copies
+
+
+# ---------------------------------------------------------------- several ranks
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Two ranks on this machine."""
+    line = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [sys.executable, *line, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.loopback
+def test_the_command_line_under_torchrun_speaks_once(
+    tmp_path: Path, run: Path, base: Path
+) -> None:
+    """Catches a summary a rank: two JSON objects are no JSON."""
+    keys = [f"train.size={SIZE}", "train.validation_samples=0", "execution.threads=1"]
+    done = torchrun(
+        "-m", "rsgen_cli", "train", run, "--base", base, "--out", tmp_path / "out",
+        "--steps", 2, "--batch-size", 2, "--json", *(w for key in keys for w in ("-s", key)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["counts"]["steps"] == 2
+
+
+STOPPING = """
+import os, sys
+from pathlib import Path
+from accelerate import Accelerator
+from rsgen.errors import Stopped
+from rsgen.reporting import NullReporter
+from rsgen.training.loop import LoopSettings, fit
+from tests.unit.test_train_loop import DEFAULTS, Toy
+
+calls = 0
+def check_stop():
+    global calls
+    calls += 1
+    if os.environ["RANK"] == "1" and calls == 3:
+        raise Stopped("its own clock")
+
+out = Path(sys.argv[1])
+try:
+    fit(Toy(), LoopSettings(**DEFAULTS), Accelerator(cpu=True), out, NullReporter(), check_stop)
+except Stopped:
+    (out / ("stopped-" + os.environ["RANK"])).write_text(str(calls))
+"""
+
+
+@pytest.mark.loopback
+def test_a_stop_of_one_rank_ends_all_after_the_same_step(tmp_path: Path) -> None:
+    """Catches a rank that leaves while the others wait for it until they are killed."""
+    script = tmp_path / "stopping.py"
+    script.write_text(STOPPING, encoding="utf-8")
+    out = tmp_path / "state"
+    done = torchrun(script, out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [(out / f"stopped-{rank}").read_text() for rank in (0, 1)] == ["3", "3"]
+    assert (out / "step-00000003").is_dir()
+
+
+def test_every_rank_tells_of_a_missed_gate(
+    tmp_path: Path, run: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches exit 0 of the ranks that write nothing, after a loss that was not a number."""
+    monkeypatch.setattr(Accelerator, "is_main_process", property(lambda self: False))
+    monkeypatch.setattr(loop, "_step", lambda *a: (float("nan"), False))
+    summary = train(job(tmp_path / "out", run, base))
+    assert (summary.status, summary.exit_code) == ("gate-missed", GateMissed.exit_code)
