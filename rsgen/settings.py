@@ -136,7 +136,6 @@ class TrainConfig(Section):
     caption_dropout: Rate = Field(0.1, description="share of empty prompts")
     hint_dropout: Rate = Field(0.05, description="share of empty conditions")
     object_weight: float = Field(2.0, ge=1, description="loss weight on object pixels")
-    recon_augment: bool = Field(False, description="train on the model's own reconstructions")
     checkpoint_every: int = Field(200, ge=1, description="steps between saved states")
     validate_every: int = Field(0, ge=0, description="steps between validation grids (0: the end)")
     validation_samples: int = Field(8, ge=0, description="pictures in a validation grid")
@@ -183,7 +182,10 @@ class GenerateConfig(Section):
     mode: Literal["resample", "perturb"] = Field(
         "resample", description="what to do with given layouts"
     )
-    prompt: str = Field("A satellite image of {classes}", description="prompt template")
+    prompt: str = Field(
+        "A satellite image of {classes}",
+        description="prompt with {classes}, {counts}, {scene}; [parts] may be left out",
+    )
     negative_prompt: str = Field("", description="what to move away from")
     size: int | None = Field(None, ge=32, description="side in pixels (default: model's)")
     gsd_m: float | None = Field(None, gt=0, description="metres a pixel of the new images")

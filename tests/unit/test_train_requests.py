@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.request import RunInfo
 from rsgen.runs import Control
 from rsgen.scorers.novelty import LatentNovelty
+from rsgen.settings import TrainConfig
 from rsgen.train import train
 from rsgen.training import loop
 from rsgen.training.neighbours import nearest_training_images
@@ -129,6 +131,15 @@ def test_the_text_encoder_of_a_base_learns_on_request(
     assert isinstance(after, StableDiffusion) and isinstance(before, StableDiffusion)
     pairs = zip(after.text_encoder.parameters(), before.text_encoder.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs) is moves
+
+
+def test_every_key_has_a_reader() -> None:
+    """Catches a key that a person may set and nothing looks at."""
+    files = [ROOT / "rsgen" / "train.py", *(ROOT / "rsgen" / "training").glob("*.py")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    one_valued = {"method", "batch"}
+    unread = {key for key in TrainConfig.model_fields if not re.search(rf"settings\.{key}\b", code)}
+    assert unread <= one_valued
 
 
 def test_dropout_follows_the_seed(tmp_path: Path) -> None:
