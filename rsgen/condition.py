@@ -229,7 +229,7 @@ def _slots_of(value: int, slots: Slots, classes: ClassTable) -> tuple[int, ...]:
             return code
     raise DataError(
         f"class {entry.name!r} has no slot in this model; it knows: {', '.join(slots)}",
-        hint="rename the class with --class-map, or fine-tune the model on it",
+        hint="rename the class (extract-masks --class-map), or fine-tune the model on it",
     )
 
 

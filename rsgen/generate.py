@@ -86,7 +86,7 @@ class GenerateStage:
             keys = " ".join(f"-s generate.{key}=..." for key in missing)
             raise UsageError(
                 f"{checkpoint} has no rsgen.json, so its encoding and classes are not known",
-                hint=f"say them: {keys} (as --classes earthsynth-67 with condition index)",
+                hint=f"say them: {keys} (EarthSynth: condition=index classes=earthsynth-67)",
             )
         assert settings.condition is not None and settings.classes is not None
         classes = load_class_table(settings.classes)

@@ -92,7 +92,8 @@ class ClassTable:
         if entry is None:
             raise DataError(
                 f"unknown class {name!r}; known: {', '.join(self.names)}",
-                hint=f"map it with --class-map {name}=KNOWN, or add it with --classes",
+                hint="labels get other names, and tables other classes, where labels are read: "
+                f"extract-masks --class-map {name}=KNOWN, or --classes TABLE",
             )
         return entry
 

@@ -116,11 +116,11 @@ def place_image(source: Path, target: Path, sample: Sample, wanted: Codec | None
     Raises:
         DataError: the image cannot be read, or is not the one that its run had seen.
     """
+    _refuse_changed(source, sample)
     now = codec_of(source)
     synthetic = sample.provenance.kind == "synthetic"
     text = png_text(source) if synthetic and _is_png(source) else {}
     if _fits(now, source, wanted) and (not synthetic or text or now.format == "jpg"):
-        _refuse_changed(source, sample)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         return True

@@ -113,7 +113,8 @@ def _declare(path: Path, names: LabelNames) -> None:
         table = ClassTable.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, UsageError) as error:
         raise DataError(
-            f"{path.name}: no class table ({error})", hint="remove it, or give --classes"
+            f"{path.name}: no class table ({error})",
+            hint="remove it, or give extract-masks --classes",
         ) from error
     names.declare_table(table)
 

@@ -104,7 +104,8 @@ def _from_yaml(file: Path) -> ClassNames | None:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
         raise DataError(
-            f"{file.name}{line}: not valid YAML", hint="correct it, or give the names in --classes"
+            f"{file.name}{line}: not valid YAML",
+            hint="correct it, or give the names in extract-masks --classes",
         ) from error
     if not isinstance(document, dict) or "names" not in document:
         return None
@@ -238,7 +239,7 @@ def _declare(
     if made_up:
         tally.notes.append(
             "yolo: no data.yaml or classes.txt, classes are called "
-            f"{', '.join(made_up.values())}; name them with --classes"
+            f"{', '.join(made_up.values())}; name them with extract-masks --classes"
         )
     return made_up
 

@@ -395,11 +395,13 @@ def test_a_synthetic_image_without_text_gets_its_provenance(tmp_path: Path) -> N
     assert json.loads(png_text(tmp_path / "b.png")["rsgen"])["id"] == item.id
 
 
-def test_an_image_that_changed_since_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", ["png", "jpg"])
+def test_an_image_that_changed_since_is_refused(tmp_path: Path, wanted: str) -> None:
+    """Catches a check that is made where files are copied, not where they are coded anew."""
     run = build(tmp_path / "run", real(2))
     write_png(next((run / "images").iterdir()), np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(DataError, match="has changed since"):
-        run_export(tmp_path / "set", [run])
+        run_export(tmp_path / "set", [run], **{"export.image_format": wanted})
     assert not (tmp_path / "set/dataset").exists()
 
 
