@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "EMBEDDED",
     "DiffusionModel",
     "ModelCard",
     "ModelRef",
@@ -256,7 +257,6 @@ class ModelCard:
     slots: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     image_size: int = 512
     gsd_range_m: tuple[float, float] | None = None
-    prompt: str | None = None
     fingerprint: str | None = None
     base: str | None = None
     licence: tuple[str, ...] = ()
@@ -274,7 +274,6 @@ class ModelCard:
             "slots": {name: list(code) for name, code in self.slots.items()},
             "image_size": self.image_size,
             "gsd_range_m": None if self.gsd_range_m is None else list(self.gsd_range_m),
-            "prompt": self.prompt,
             "fingerprint": self.fingerprint,
             "base": self.base,
             "licence": list(self.licence),
@@ -293,7 +292,6 @@ class ModelCard:
             },
             image_size=int(row["image_size"]),
             gsd_range_m=None if span is None else (float(span[0]), float(span[1])),
-            prompt=row.get("prompt"),
             fingerprint=row.get("fingerprint"),
             base=row.get("base"),
             licence=tuple(row.get("licence", ())),

@@ -245,7 +245,6 @@ def test_the_card_round_trips(tmp_path: Path) -> None:
         {"plane": (0,), "ship": (1, 5)},
         128,
         (0.3, 0.9),
-        "a {classes}",
         "f" * 32,
         "tiny",
         ("Apache-2.0",),
