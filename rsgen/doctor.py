@@ -115,9 +115,10 @@ def _torchvision() -> Check:
 
 
 def _embedded_model() -> Check:
-    folder = Path(__file__).parent / "models" / "weights" / "tiny"
-    if (folder / "model_index.json").is_file():
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    from rsgen.models.base import EMBEDDED
+
+    if (EMBEDDED / "model_index.json").is_file():
+        size = sum(p.stat().st_size for p in EMBEDDED.rglob("*") if p.is_file())
         return Check("model tiny", True, f"embedded, {size / 2**20:.1f} MiB")
     return Check("model tiny", False, "its weights are not in this installation", "reinstall rsgen")
 

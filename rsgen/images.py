@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin
 from rsgen.errors import DataError
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "encode_png",
     "image_size",
@@ -30,6 +31,9 @@ __all__ = [
 
 Pixels = npt.NDArray[np.uint8]
 MAX_PIXELS = 500_000_000
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2"}
+)
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "PA"}
 # What PIL's decoders have been seen to raise on damaged files.
 DECODER_ERRORS = (
@@ -72,7 +76,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         if width * height > max_pixels:
             raise DataError(
                 f"{path}: declares {width} x {height} pixels, more than the limit of {max_pixels}",
-                hint="cut it into tiles first, or raise max_pixels",
+                hint="cut it into tiles first",
             )
         yield image
 

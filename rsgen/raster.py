@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ __all__ = [
     "Raster",
     "fill_quad",
     "instance_mask",
-    "paint_order",
+    "paint_positions",
     "rasterize",
     "resize_index",
     "thing_edges",
@@ -69,21 +71,17 @@ def fill_quad(quad: Quad, width: int, height: int) -> Mask | None:
     return Mask.from_array(inside, x0, y0)
 
 
-def paint_order(layout: Layout, classes: ClassTable) -> list[int]:
+def paint_positions(instances: Sequence[Instance], is_stuff: Callable[[str], bool]) -> list[int]:
     """Positions of instances as they are painted: stuff first, then things large to small.
 
-    Ties keep the layout's order. A thing's size is its mask's area, else its quad's or box's.
+    Ties keep the given order. A thing's size is its mask's area, else its quad's or box's.
     """
-    stuff = {entry.name: entry.kind == "stuff" for entry in classes.classes}
 
     def key(position: int) -> tuple[int, float]:
-        instance = layout.instances[position]
-        is_stuff = stuff.get(instance.label)
-        if is_stuff is None:
-            is_stuff = classes.is_stuff(instance.label)
-        return (0, 0.0) if is_stuff else (1, -_area(instance))
+        instance = instances[position]
+        return (0, 0.0) if is_stuff(instance.label) else (1, -_area(instance))
 
-    return sorted(range(len(layout.instances)), key=key)
+    return sorted(range(len(instances)), key=key)
 
 
 def _area(instance: Instance) -> float:
@@ -110,7 +108,7 @@ def rasterize(
     things = np.zeros((height, width), dtype=np.int32)
     heading = np.full(len(layout.instances) + 1, np.nan, dtype=np.float32)
     number = {name: k + 1 for k, name in enumerate(classes.names)}
-    for position in paint_order(layout, classes):
+    for position in paint_positions(layout.instances, cache(classes.is_stuff)):
         instance = layout.instances[position]
         value = number.get(instance.label) or classes.index(instance.label)
         is_stuff = classes.classes[value - 1].kind == "stuff"

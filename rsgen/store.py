@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsgen.errors import DataError
-from rsgen.images import Pixels, read_image, replace_bytes, sha256_file
+from rsgen.images import IMAGE_SUFFIXES, Pixels, read_image, replace_bytes, sha256_file
 from rsgen.records import (
     ClassTable,
     Failure,
@@ -41,9 +41,6 @@ __all__ = [
     "open_samples",
 ]
 
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".img", ".vrt")
-)
 LARGE_FILE_BYTES = 256 * 1024**2
 SAMPLE_STAGES = frozenset({"scenes", "extract-masks", "generate", "filter"})
 

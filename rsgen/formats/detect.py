@@ -9,10 +9,11 @@ from rsgen.errors import DataError
 from rsgen.formats.coco import coco_files
 from rsgen.formats.common import Problem, ReadRequest
 from rsgen.formats.dota import parse_line
-from rsgen.formats.files import IMAGE_SUFFIXES, list_files, read_lines, relative
+from rsgen.formats.files import list_files, read_lines, relative
 from rsgen.formats.jsonl import jsonl_files
 from rsgen.formats.pairs import label_files
 from rsgen.formats.yolo import class_names, looks_like_yolo
+from rsgen.images import IMAGE_SUFFIXES
 
 __all__ = ["Detection", "detect"]
 

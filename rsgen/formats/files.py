@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from rsgen.errors import DataError
 from rsgen.formats.common import Problem
-from rsgen.images import MAX_PIXELS, image_size
+from rsgen.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "ImageFolder",
     "is_under",
     "join_key",
@@ -24,9 +23,6 @@ __all__ = [
     "size_of",
 ]
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2"}
-)
 IMAGE_FOLDERS = frozenset({"images", "image", "img", "imgs", "jpegimages"})
 LABEL_FOLDERS = frozenset({"labels", "label", "annfiles", "annotations"})
 

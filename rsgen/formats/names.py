@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from rsgen.formats.common import Problem
-from rsgen.geometry import polygon_area
 from rsgen.mask import Mask
+from rsgen.raster import paint_positions
 from rsgen.records import ClassTable, Instance, ObjectClass, normal_name
 
 __all__ = ["LabelNames", "paint_order"]
@@ -92,17 +92,18 @@ class LabelNames:
 
 
 def paint_order(instances: Iterable[Instance], names: LabelNames) -> tuple[Instance, ...]:
-    """Stuff first, one mask a class, then things from large to small (stable)."""
-    stuff: dict[str, Instance] = {}
-    things: list[Instance] = []
+    """One mask a stuff class, then all as they are painted."""
+    joined: list[Instance] = []
+    places: dict[str, int] = {}
     for instance in instances:
         if not names.is_stuff(instance.label) or instance.mask is None:
-            things.append(instance)
+            joined.append(instance)
             continue
-        other = stuff.get(instance.label)
-        mask = instance.mask if other is None else _joined(other.mask, instance.mask)
-        stuff[instance.label] = replace(instance, box=None, quad=None, mask=mask)
-    return (*stuff.values(), *sorted(things, key=_area, reverse=True))
+        place = places.setdefault(instance.label, len(joined))
+        other = None if place == len(joined) else joined[place].mask
+        mask = _joined(other, instance.mask)
+        joined[place : place + 1] = [replace(instance, box=None, quad=None, mask=mask)]
+    return tuple(joined[k] for k in paint_positions(joined, names.is_stuff))
 
 
 def _joined(a: Mask | None, b: Mask) -> Mask | None:
@@ -114,11 +115,3 @@ def _joined(a: Mask | None, b: Mask) -> Mask | None:
     a.shift(-x0, -y0).paint(canvas, True)
     b.shift(-x0, -y0).paint(canvas, True)
     return Mask.from_array(canvas, x0, y0)
-
-
-def _area(instance: Instance) -> float:
-    if instance.mask is not None:
-        return float(instance.mask.area)
-    if instance.quad is not None:
-        return abs(polygon_area(instance.quad))
-    return 0.0 if instance.box is None else instance.box.area

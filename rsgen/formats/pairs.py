@@ -9,7 +9,6 @@ from pathlib import Path
 from rsgen.errors import DataError
 from rsgen.formats.common import Problem, ReadRequest, Tally, split_of_path
 from rsgen.formats.files import (
-    IMAGE_SUFFIXES,
     ImageFolder,
     is_under,
     join_key,
@@ -18,6 +17,7 @@ from rsgen.formats.files import (
     relative,
     size_of,
 )
+from rsgen.images import IMAGE_SUFFIXES
 
 __all__ = ["Pair", "Pairs", "find_pairs", "image_root", "label_base", "label_files"]
 
