@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +11,13 @@ from rsgen.classes import load_class_table, united
 from rsgen.config import Config
 from rsgen.errors import DataError, UsageError
 from rsgen.formats import Dataset, read_dataset
+from rsgen.formats.names import LabelNames, paint_order
 from rsgen.formats.tiling import Window, needs_tiling, plan_tiles
-from rsgen.records import ClassTable, Failure, ObjectClass, Sample
+from rsgen.records import ClassTable, Failure, ObjectClass, Sample, normal_name
 from rsgen.request import RunInfo
+from rsgen.settings import ExtractMasksConfig
 from rsgen.splits import assign_splits, split_counts
-from rsgen.store import SampleRun, open_samples, run_folder
+from rsgen.store import open_samples, run_folder
 
 __all__ = ["Item", "Sources", "open_sources"]
 
@@ -25,11 +26,31 @@ AUTO_TILE = 1024
 
 @dataclass(frozen=True)
 class Item:
-    """One piece of work: a sample, or a window of it. `image` is where its pixels lie."""
+    """One piece of work: a sample, or a window of it. `find` says where its pixels lie."""
 
     sample: Sample
-    image: Path
+    find: Callable[[Sample], Path]
     window: Window | None = None
+
+    @property
+    def image(self) -> Path:
+        """Where the whole sample's pixels lie.
+
+        Raises:
+            DataError: it has no image, or the file is gone.
+        """
+        return self.find(self.sample)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One input: its samples as it has them, and where `Sample.image` of each is found."""
+
+    samples: Sequence[Sample]
+    classes: ClassTable
+    roots: tuple[Path, ...]
+    find: Callable[[Sample], Path]
+    dataset: Dataset | None = None
 
 
 @dataclass(frozen=True)
@@ -62,28 +83,24 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
         name: [Path(path) for n, path, *_ in inputs if n == name]
         for name in ("dataset", "images", "labels")
     }
-    opened = _open_inputs(paths, config)
+    partial = frozenset(path for _, path, _, manifest in inputs if manifest == "partial")
+    opened = _open_inputs(paths, config, partial)
     classes = united(o.classes for o in opened)
     names = _prefixes(paths["dataset"]) if len(opened) > 1 else [""]
     pairs = [
-        (_named(sample, prefix, classes), _image_path(source, sample))
+        (_named(sample, prefix, classes), source.find)
         for source, prefix in zip(opened, names, strict=False)
-        for sample in source
+        for sample in source.samples
     ]
-    roots = _roots(opened)
-    if len(opened) > 1:
-        common = roots[0]
-        pairs = [
-            (replace(s, image=Path(os.path.relpath(p, common)).as_posix()), p) for s, p in pairs
-        ]
+    roots = dict.fromkeys(root.resolve() for o in opened for root in o.roots)
     splits = assign_splits((s for s, _ in pairs), config.seed)
     drawn = any(s.split is None for s, _ in pairs)
     items = [
         item
-        for sample, path in pairs
-        for item in _windows(replace(sample, split=splits[sample.id]), path, config)
+        for sample, find in pairs
+        for item in _windows(replace(sample, split=splits[sample.id]), find, config)
     ]
-    datasets = [o for o in opened if isinstance(o, Dataset)]
+    datasets = [o.dataset for o in opened if o.dataset is not None]
     dropped, bad_labels = _failures(datasets)
     counts: dict[str, int] = {}
     for dataset in datasets:
@@ -101,7 +118,9 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
     )
 
 
-def _open_inputs(paths: dict[str, list[Path]], config: Config) -> list[SampleRun | Dataset]:
+def _open_inputs(
+    paths: dict[str, list[Path]], config: Config, partial: frozenset[str]
+) -> list[_Source]:
     datasets, images, labels = paths["dataset"], paths["images"], paths["labels"]
     if not datasets:
         datasets = labels[:1] or images[:1]
@@ -116,23 +135,73 @@ def _open_inputs(paths: dict[str, list[Path]], config: Config) -> list[SampleRun
         )
     settings = config.extract_masks
     table = _wanted_classes(config)
-    opened: list[SampleRun | Dataset] = []
+    opened: list[_Source] = []
     for path in datasets:
         if run_folder(path) is not None:
-            opened.append(open_samples(path))
+            opened.append(_run_source(path, str(path) in partial, settings))
             continue
+        found = read_dataset(
+            path,
+            images=images[0] if images else None,
+            labels=labels[0] if labels else None,
+            format=settings.format,
+            classes=table,
+            class_map=settings.class_map,
+            gsd_m=settings.gsd_m,
+        )
         opened.append(
-            read_dataset(
-                path,
-                images=images[0] if images else None,
-                labels=labels[0] if labels else None,
-                format=settings.format,
-                classes=table,
-                class_map=settings.class_map,
-                gsd_m=settings.gsd_m,
-            )
+            _Source(found.records, found.classes, (found.root,), found.image_path, found)
         )
     return opened
+
+
+def _run_source(path: Path, partial: bool, settings: ExtractMasksConfig) -> _Source:
+    """The samples of an earlier run, with classes renamed and gsd set as asked for."""
+    given = {"--format": settings.format != "auto", "--classes": settings.classes is not None}
+    wrong = " and ".join(name for name, is_given in given.items() if is_given)
+    if wrong:
+        raise UsageError(
+            f"{wrong}: {path} is a sample run, which has its format and class table",
+            hint=f"leave {wrong} out; --class-map renames classes of a run",
+        )
+    run = open_samples(path, allow_partial=partial)
+    classes, names = _renamed(run.classes, settings.class_map)
+    samples = [_adapted(sample, run.classes, classes, names, settings.gsd_m) for sample in run]
+    return _Source(samples, classes, tuple(run.image_roots), run.image_path)
+
+
+def _renamed(table: ClassTable, class_map: dict[str, str]) -> tuple[ClassTable, dict[str, str]]:
+    """(the table under its new names, old name -> new name); classes of one name are joined."""
+    wanted = {normal_name(old): new for old, new in class_map.items()}
+    targets = {
+        entry.name: next(
+            (wanted[n] for n in map(normal_name, (entry.name, *entry.aliases)) if n in wanted),
+            entry.name,
+        )
+        for entry in table.classes
+    }
+    entries = [replace(entry, name=targets[entry.name]) for entry in table.classes]
+    classes = united(ClassTable((entry,)) for entry in entries)
+    return classes, {old: classes.resolve(new).name for old, new in targets.items() if old != new}
+
+
+def _adapted(
+    sample: Sample,
+    own: ClassTable,
+    classes: ClassTable,
+    names: dict[str, str],
+    gsd_m: float | None,
+) -> Sample:
+    layout = sample.layout
+    if gsd_m is not None:
+        layout = replace(layout, gsd_m=gsd_m)
+    if names:
+        instances = [
+            replace(i, label=names.get(own.resolve(i.label).name, i.label))
+            for i in layout.instances
+        ]
+        layout = replace(layout, instances=paint_order(instances, LabelNames(classes, {})))
+    return replace(sample, layout=layout)
 
 
 def _wanted_classes(config: Config) -> ClassTable | None:
@@ -174,29 +243,19 @@ def _named(sample: Sample, prefix: str, classes: ClassTable) -> Sample:
     )
 
 
-def _image_path(source: SampleRun | Dataset, sample: Sample) -> Path:
-    return source.image_path(sample)
-
-
-def _roots(opened: Sequence[SampleRun | Dataset]) -> list[Path]:
-    """What `Sample.image` is relative to: one source's own roots, or the common folder."""
-    each = [o.image_roots if isinstance(o, SampleRun) else [o.root] for o in opened]
-    if len(each) == 1:
-        return [root.resolve() for root in each[0]]
-    return [Path(os.path.commonpath([root.resolve() for roots in each for root in roots]))]
-
-
-def _windows(sample: Sample, image: Path, config: Config) -> Iterable[Item]:
+def _windows(
+    sample: Sample, find: Callable[[Sample], Path], config: Config
+) -> Iterable[Item]:
     settings = config.extract_masks
     if settings.tile == "none":
-        return [Item(sample, image)]
+        return [Item(sample, find)]
     side = AUTO_TILE if settings.tile == "auto" else settings.tile
     layout = sample.layout
     if not needs_tiling(layout.width, layout.height, side):
-        return [Item(sample, image)]
+        return [Item(sample, find)]
     gap = min(settings.tile_gap, side - 1)
     return [
-        Item(sample, image, window)
+        Item(sample, find, window)
         for window in plan_tiles(layout.width, layout.height, side, gap)
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsgen.errors import DataError
+from rsgen.errors import DataError, SetupError, from_os_error
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
 from rsgen.extraction.base import MaskBackend, Pixels
 from rsgen.extraction.overlay import survey, write_overlay
@@ -19,6 +19,7 @@ from rsgen.images import read_image, replace_bytes, sha256_file, write_png
 from rsgen.records import ClassTable, Failure, Instance, Sample, with_instances
 from rsgen.registry import names, resolve
 from rsgen.request import RunInfo, canonical_json
+from rsgen.store import failures_path
 
 __all__ = ["ExtractMasksStage", "annotate_sample"]
 
@@ -61,7 +62,7 @@ class ExtractMasksStage:
         self._settings = info.config.extract_masks
         if self._settings.backend != "auto":
             resolve("mask_backends", self._settings.backend)
-        self._last: tuple[Path, Pixels] | None = None
+        self._last: tuple[str, Path, Pixels] | None = None
 
     @property
     def _sources(self) -> Sources:
@@ -92,12 +93,16 @@ class ExtractMasksStage:
         if shard.start == 0:
             failures += sources.dropped
             counts.update(sources.counts)
-            self._write_bad_labels(sources)
+            self._write_rows("labels.jsonl", sources.bad_labels)
         for index in range(shard.start, shard.stop):
             item = sources.items[index]
             try:
                 sample = self._sample(item, index, shard)
-            except Exception as error:  # noqa: BLE001 - a bad item is a row, not a crash
+            except (MemoryError, SetupError):
+                raise
+            except Exception as error:
+                if isinstance(error, OSError) and from_os_error(error) is not None:
+                    raise  # a full disk is the machine's state, no item is to blame
                 failures.append(
                     Failure(item.sample.id, COMMAND, type(error).__name__, str(error))
                 )
@@ -108,14 +113,14 @@ class ExtractMasksStage:
             control.check()
         return ShardOutput(samples, failures, dict(counts))
 
-    def _write_bad_labels(self, sources: Sources) -> None:
-        """OUT/failures/labels.jsonl: single labels that were skipped; their images go on."""
-        rows = b"".join(canonical_json(f.to_json()) + b"\n" for f in sources.bad_labels)
+    def _write_rows(self, name: str, failures: Sequence[Failure]) -> None:
+        """OUT/failures/NAME; labels.jsonl are single labels, skipped while their images go on."""
+        rows = b"".join(canonical_json(f.to_json()) + b"\n" for f in failures)
         if rows:
-            replace_bytes(self._info.out / "failures" / "labels.jsonl", rows)
+            replace_bytes(self._info.out / "failures" / name, rows)
 
     def _sample(self, item: Item, index: int, shard: Shard) -> Sample:
-        pixels = self._pixels(item.image)
+        path, pixels = self._pixels(item)
         check_size(item, *pixels.shape[:2])
         sample = item.sample
         if sample.provenance.kind == "real" and sample.provenance.run is None:
@@ -131,22 +136,26 @@ class ExtractMasksStage:
             digest = write_png(shard.images_dir / name, pixels)
             sample = replace(sample, image=f"{shard.images_prefix}/{name}", sha256=digest)
         elif sample.sha256 is None:
-            sample = replace(sample, sha256=sha256_file(item.image))
+            sample = replace(sample, sha256=sha256_file(path))
         made = annotate_sample(
             pixels, sample.layout.instances, self._sources.classes, self._settings.backend
         )
         return with_instances(sample, made)
 
-    def _pixels(self, path: Path) -> Pixels:
-        """Decoded pixels; tiles of one scene follow each other, so the last image is kept."""
-        if self._last is None or self._last[0] != path:
-            self._last = (path, read_image(path))
-        return self._last[1]
+    def _pixels(self, item: Item) -> tuple[Path, Pixels]:
+        """(file, decoded pixels); tiles of one scene follow each other, so the last is kept."""
+        if self._last is None or self._last[0] != item.sample.id:
+            path = item.image
+            self._last = (item.sample.id, path, read_image(path))
+        return self._last[1:]
 
     def finish(self, run: FinishedRun) -> Finish:
         sources = self._sources
         report = survey(run.samples(), sources.classes, self._settings.overlay)
         if not report.rows and not len(run):
+            if not sources.items:  # no shard ran that would have written them
+                self._write_rows(failures_path(self._info.out, 0).name, sources.dropped)
+                self._write_rows("labels.jsonl", sources.bad_labels)
             raise DataError(
                 "no image could be used",
                 hint=f"see {self._info.out / 'failures'} for what was wrong with each",

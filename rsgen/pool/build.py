@@ -22,12 +22,14 @@ from rsgen.pool.statistics import FEW_SHAPES, class_statistics, sheet_tiles
 from rsgen.pool.table import MaskPool, mask_id, merge_rows
 from rsgen.records import ClassTable, Instance, Sample, with_instances
 from rsgen.reporting import RunSummary
-from rsgen.runs import Job, ProgramRun, start_program
+from rsgen.request import InputRef, RunInfo, refuse_other_request, request_keys
+from rsgen.runs import Job, ProgramRun, refuse_foreign, start_program
 from rsgen.settings import BuildMaskPoolConfig
 from rsgen.store import SampleRun, input_ref, open_samples
 
 __all__ = ["build_mask_pool", "collect", "pool_row"]
 
+DROPPED = "dropped by a filter"
 CHECK_EVERY = 256  # samples between looks at stop requests
 
 
@@ -74,14 +76,18 @@ def collect(
 ) -> Iterator[int]:
     """Add the good masks of the train samples to `kept`; yields 1 after each sample.
 
-    `counts` gains `instances`, `split: NAME` for what may not be learned from, one entry for
-    each rule broken, `duplicates` and `accepted`; they add up to `instances`.
+    `counts` gains `instances`, `split: NAME` for what may not be learned from, `DROPPED` for
+    samples that a filter refused, one entry for each rule broken, `duplicates` and `accepted`;
+    they add up to `instances`.
     """
     for sample in samples:
         for instance in sample.layout.instances:
             counts["instances"] += 1
             if sample.split != "train":
                 counts[f"split: {sample.split or 'none'}"] += 1
+                continue
+            if sample.verdict == "drop":
+                counts[DROPPED] += 1
                 continue
             reason = refusal(instance, sample.layout, classes, settings)
             if reason is not None:
@@ -136,6 +142,8 @@ def build_mask_pool(job: Job) -> RunSummary:
     ]
     opened = _open_inputs(paths, job.allow_partial)
     classes = united(item.classes for item in opened)
+    if job.dry_run:
+        return _dry_run(job, refs, opened, classes)
     with start_program(job, inputs=refs, classes=classes) as run:
         if run.committed:
             return run.summary()
@@ -149,6 +157,26 @@ def build_mask_pool(job: Job) -> RunSummary:
             else:
                 _add_samples(item, classes, run, kept, counts)
         return _commit(run, kept, counts, classes)
+
+
+def _dry_run(
+    job: Job, refs: list[InputRef], opened: list[SampleRun | MaskPool], classes: ClassTable
+) -> RunSummary:
+    """What would be read; masks are judged by the run itself."""
+    refuse_foreign(job.out)
+    if (job.out / "run.json").is_file():
+        keys = request_keys(job.command, job.config, refs, {}, job.options)
+        refuse_other_request(job.out, RunInfo.load(job.out), keys)
+    runs = [item for item in opened if isinstance(item, SampleRun)]
+    pools = [item for item in opened if isinstance(item, MaskPool)]
+    counts = {"samples": sum(map(len, runs)), "masks of pools": sum(map(len, pools))}
+    return RunSummary(
+        job.command,
+        str(job.out),
+        "dry-run",
+        counts=counts,
+        notes=(f"classes: {', '.join(classes.names)}",),
+    )
 
 
 def _add_samples(
@@ -235,6 +263,6 @@ def _commit(
         "over the cap": over,
         "duplicates": counts["duplicates"],
         **{k: counts[k] for k in sorted(counts) if k.startswith("split: ")},
-        **{name: counts[name] for name in REFUSALS if counts[name]},
+        **{name: counts[name] for name in (DROPPED, *REFUSALS) if counts[name]},
     }
     return run.commit(counts=ordered, artifacts=artifacts, tables=tables, notes=notes)

@@ -132,11 +132,10 @@ class MaskPool:
     def __init__(self, table: pa.Table, classes: ClassTable) -> None:
         self.table = table
         self.classes = classes
-        labels = table.column("label").to_pylist()
-        self._rows: dict[str, npt.NDArray[np.int64]] = {}
-        for k, label in enumerate(labels):
-            self._rows.setdefault(label, []).append(k)  # type: ignore[arg-type, attr-defined]
-        self._rows = {k: np.array(v, dtype=np.int64) for k, v in self._rows.items()}
+        rows: dict[str, list[int]] = {}
+        for k, label in enumerate(table.column("label").to_pylist()):
+            rows.setdefault(label, []).append(k)
+        self._rows = {name: np.array(found, dtype=np.int64) for name, found in rows.items()}
         self._numbers = {name: _floats(table, name) for name in FLOATS}
         self._sources: list[tuple[str, ...]] = [
             tuple(row) for row in table.column("sources").to_pylist()
@@ -282,7 +281,7 @@ class MaskPool:
             weight *= np.exp(-0.5 * (np.log(own / aspect) / 0.15) ** 2) + 1e-9
         if size_px is not None:
             ratio = np.log(self._numbers["width_px"][rows] / size_px)
-            weight *= np.exp(-0.5 * (ratio / np.where(ratio < 0, 0.4, 0.8)) ** 2) + 1e-6
+            weight *= np.exp(-0.5 * (ratio / np.where(ratio < 0, 0.35, 0.5)) ** 2) + 1e-6
         edges = np.cumsum(weight)
         pick = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
         chosen = self.get(int(rows[min(pick, len(rows) - 1)]))
