@@ -41,6 +41,14 @@ def silence_libraries() -> None:
         logging.disable_progress_bar()
 
 
+def _forget_origin(folder: Path) -> None:
+    """Drop `_name_or_path`: where a base lay on this machine is nobody's business elsewhere."""
+    for path in sorted(folder.glob("*/config.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 class StableDiffusion:
     """UNet2DConditionModel + AutoencoderKL + CLIPTextModel + ControlNetModel.
 
@@ -129,6 +137,7 @@ class StableDiffusion:
         )
         folder.mkdir(parents=True, exist_ok=True)
         pipeline.save_pretrained(folder, safe_serialization=True)
+        _forget_origin(folder)
         kept = card or self.card
         if kept is not None:
             kept.write(folder)
