@@ -1,4 +1,4 @@
-"""Hold a finished quickstart against what it promises: check_quickstart.py WORK SUMMARY.json [KEPT].
+"""Hold a finished quickstart against its promise: check_quickstart.py WORK SUMMARY.json [KEPT].
 
 The second run of the same line must be a no-op; the COCO file is read by pycocotools and the
 DOTA one by rsgen's own reader; nothing is `unknown`.
