@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from rsgen import devices
@@ -49,6 +50,8 @@ def number_type(asked: str, device: str) -> str:
 
 def make_accelerator(device: str, dtype: str) -> Accelerator:
     """One Accelerator for CPU, one GPU, or the ranks that torchrun started."""
+    # an earlier training of this process may have had another number type
+    AcceleratorState._reset_state()
     return Accelerator(cpu=device == "cpu", mixed_precision="no" if dtype == "fp32" else dtype)
 
 
