@@ -110,7 +110,8 @@ class GenerateStage:
         pools, layouts = info.paths("pool"), info.paths("layouts")
         shared = (settings, self._card.classes, self._size, info.seed)
         if layouts:
-            return GivenLayouts(layouts, pools, *shared)
+            partial = {Path(r.path) for r in info.inputs if r.manifest_hash == "partial"}
+            return GivenLayouts(layouts, pools, *shared, partial)
         if not pools:
             raise UsageError(
                 "generate needs layouts",
@@ -152,7 +153,9 @@ class GenerateStage:
         plan = self._info.plan
         assert plan is not None, "a stage always has a plan"
         checkpoint, base = self._folders
-        model = load_model(checkpoint, base=base, device=plan.device, dtype=plan.dtype)
+        model = load_model(
+            checkpoint, base=base, device=plan.device, dtype=plan.dtype, inference=True
+        )
         self._painter = Painter(
             model,
             self._card.encoding(),

@@ -418,8 +418,11 @@ def load_model(
     base: str | ModelRef | Path | None = None,
     device: str = "cpu",
     dtype: str = "fp32",
+    inference: bool = False,
 ) -> DiffusionModel:
     """Open a pipeline folder, or a bare ControlNet on top of `base`.
+
+    `inference`: laid out for speed; such a model is neither trained nor saved.
 
     Raises:
         UsageError: a bare ControlNet without `base`, or a family that rsgen cannot run.
@@ -438,7 +441,11 @@ def load_model(
         folder = model_folder(_as_ref(base))
     family = _family(folder)
     loaded = resolve("models", family).load(
-        folder, controlnet_folder=control_folder, device=device, dtype=dtype
+        folder,
+        controlnet_folder=control_folder,
+        device=device,
+        dtype=dtype,
+        inference=inference,
     )
     return cast(DiffusionModel, loaded)
 

@@ -185,8 +185,10 @@ class _Predictor:
         if condition is not None:
             bare = branches.bare.to(device)
             kept = (~bare).to(condition.dtype)[:, None, None, None]
-            self.condition = condition[self.rows] * kept
+            whole = condition[self.rows] * kept
             self.controlled = ~bare | self.learned_empty
+            # One tensor for every step, so that a model may remember what it made of it.
+            self.condition = whole[self.controlled]
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Guided prediction float32 [N, C, h, w] for scaled model input [N, C, h, w]."""
@@ -200,13 +202,13 @@ class _Predictor:
         return total.index_add_(0, self.rows, output * self.weights)
 
     def _control(self, latents: Tensor, steps: Tensor) -> Residuals | None:
-        if self.condition is None or not bool(self.controlled.any()):
+        if self.condition is None or not len(self.condition):
             return None
-        if bool(self.controlled.all()):
+        if len(self.condition) == len(latents):
             residuals = self.model.control(latents, steps, self.text, self.condition)
         else:
             on = self.controlled
-            some = self.model.control(latents[on], steps[on], self.text[on], self.condition[on])
+            some = self.model.control(latents[on], steps[on], self.text[on], self.condition)
             residuals = Residuals(
                 tuple(_spread(t, on) for t in some.down), _spread(some.middle, on)
             )
