@@ -26,7 +26,7 @@ from rsgen.runs import Job
 
 def bare_loop(folder: Path, count: int, steps: int, batch: int, side: int) -> float:
     """Seconds of the network calls for `count` images."""
-    model = load_model(folder, base=folder, device="cpu", dtype="fp32")
+    model = load_model(folder, base=folder, device="cpu", dtype="fp32", inference=True)
     shape = (model.latent_channels, side // model.factor, side // model.factor)
     channels = model.condition_channels
     card = read_card(folder)

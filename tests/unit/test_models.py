@@ -235,6 +235,22 @@ def test_images_survive_the_trip_through_latents_in_shape_and_scale(saved: Saved
     torch.testing.assert_close(before, after)
 
 
+def test_a_model_for_inference_paints_the_same_for_every_condition(saved: SavedModel) -> None:
+    """Catches a remembered condition that is used for the next one."""
+    plain, fast = load_model(saved.path), load_model(saved.path, inference=True)
+    latents, steps = torch.randn(2, 4, 8, 8), torch.tensor([400, 400])
+    with torch.no_grad():
+        text = plain.encode_prompts(["a ship", "a plane"])
+        for seed in range(3):
+            generator = torch.Generator().manual_seed(seed)
+            condition = torch.rand(2, CONDITION_CHANNELS, SIZE, SIZE, generator=generator)
+            for _ in range(2):
+                expected = plain.control(latents, steps, text, condition)
+                got = fast.control(latents, steps, text, condition)
+                for a, b in zip(expected.down, got.down, strict=True):
+                    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
 # ---------------------------------------------------------------- the card and the hash
 
 
