@@ -4,17 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
+from pathlib import PurePosixPath
 
 from rsgen.errors import DataError, UsageError
+from rsgen.images import IMAGE_SUFFIXES
 from rsgen.records import Sample
 
-__all__ = ["SPLITS", "assign_splits", "split_counts", "train_only"]
+__all__ = ["SPLITS", "assign_splits", "scene_key", "split_counts", "train_only"]
 
 SPLITS = ("train", "val", "test")
+IMAGE_FOLDERS = frozenset({"images", "image", "img", "imgs", "jpegimages"})
+LABEL_FOLDERS = frozenset({"labels", "label", "annfiles", "annotations"})
+
+
+def names_images(folder: str) -> bool:
+    """Whether a folder's name says that images lie in it."""
+    return folder.lower() in IMAGE_FOLDERS
+
+
+def names_labels(folder: str) -> bool:
+    """Whether a folder's name says that labels lie in it (labelTxt-v1.0 too)."""
+    return folder.lower() in LABEL_FOLDERS or folder.lower().startswith("labeltxt")
+
+
+def scene_key(name: str) -> str:
+    """What a scene is called with or without its image: its id without the image's suffix and
+    without the folders that only say 'images' or 'labels' (`images/a.png`, `a` -> `a`)."""
+    path = PurePosixPath(name)
+    last = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+    folders = [f for f in path.parts[:-1] if not names_images(f) and not names_labels(f)]
+    return "/".join([*folders, last])
 
 
 def _rank(seed: int, parent: str) -> bytes:
-    return blake2b(f"{seed}/split/{parent}".encode(), digest_size=8).digest()
+    # By key, so that labels read without their images are drawn as with them.
+    return blake2b(f"{seed}/split/{scene_key(parent)}".encode(), digest_size=8).digest()
 
 
 def assign_splits(

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from rsgen.errors import DataError
 from rsgen.formats.common import Problem
 from rsgen.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size
+from rsgen.splits import names_images, names_labels
 
 __all__ = [
     "ImageFolder",
@@ -23,18 +24,6 @@ __all__ = [
     "size_of",
 ]
 
-IMAGE_FOLDERS = frozenset({"images", "image", "img", "imgs", "jpegimages"})
-LABEL_FOLDERS = frozenset({"labels", "label", "annfiles", "annotations"})
-
-
-def names_images(folder: str) -> bool:
-    """Whether a folder's name says that images lie in it."""
-    return folder.lower() in IMAGE_FOLDERS
-
-
-def names_labels(folder: str) -> bool:
-    """Whether a folder's name says that labels lie in it (labelTxt-v1.0 too)."""
-    return folder.lower() in LABEL_FOLDERS or folder.lower().startswith("labeltxt")
 
 
 def is_under(path: Path, root: Path, named: Callable[[str], bool]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,14 @@ import numpy as np
 
 from rsgen.classes import united
 from rsgen.errors import DataError, UsageError
+from rsgen.generation.matching import PoolScenes
 from rsgen.geometry import similarity
 from rsgen.layout import PlannedLayout, load_templates, plan_from_layout, plan_from_pool
 from rsgen.pool import MaskPool
 from rsgen.records import ClassTable, Layout, Sample
 from rsgen.request import item_seed
 from rsgen.settings import GenerateConfig
+from rsgen.splits import assign_splits
 from rsgen.store import open_samples, run_folder
 
 __all__ = ["GivenLayouts", "Item", "LayoutSource", "PoolLayouts", "known_classes", "select"]
@@ -143,7 +145,9 @@ class GivenLayouts:
     With pools every label gets another object's mask of its class; without, the given labels
     are used as they are. Larger layouts are cut to the canvas at their own scale, smaller ones
     put in its middle. Layouts of val and test samples are left out unless asked for, since what
-    is made of them would teach a learner the answers.
+    is made of them would teach a learner the answers. Where labels say no split, scenes of the
+    pool are train; the rest is drawn as `extract-masks` would, or left out where the pool
+    knows other scenes of the same labels.
     """
 
     def __init__(
@@ -154,17 +158,18 @@ class GivenLayouts:
         model_classes: ClassTable,
         size: int,
         seed: int,
+        partial: Collection[Path] = (),
     ) -> None:
         self._settings, self._size, self._seed = settings, size, seed
         self._model_classes = model_classes
         self._pool = _open_pools(pools) if pools else None
-        self._refused = 0
-        self._failures = 0
+        self._scenes = None if self._pool is None else PoolScenes(self._pool)
+        self._refused = self._failures = self._drawn = self._unknown = 0
         tables, self._samples = [], list[Sample]()
         for path in paths:
-            classes, samples = self._read(path)
+            classes, samples = self._read(path, path in partial)
             tables.append(classes)
-            self._samples += [s for s in samples if self._usable(s)]
+            self._samples += [s for s in self._with_splits(samples) if self._usable(s)]
         self.classes = united(tables)
         known_classes(self.classes, model_classes)
         if not self._samples:
@@ -174,9 +179,9 @@ class GivenLayouts:
                 hint="give layouts of the train split, or -s generate.layout_splits=[train,val]",
             )
 
-    def _read(self, path: Path) -> tuple[ClassTable, Sequence[Sample]]:
+    def _read(self, path: Path, partial: bool) -> tuple[ClassTable, Sequence[Sample]]:
         if run_folder(path) is not None:
-            run = open_samples(path)
+            run = open_samples(path, allow_partial=partial)
             return run.classes, list(run)
         from rsgen.formats import read_dataset
 
@@ -185,9 +190,27 @@ class GivenLayouts:
         self._failures += len(found.failures)
         return found.classes, found.records
 
+    def _names(self, sample: Sample) -> list[str]:
+        """What the pool calls the scene of a sample."""
+        return [] if self._scenes is None else self._scenes.names(sample.parent)
+
+    def _with_splits(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Samples with a split each, but for scenes of which nothing says that they are train."""
+        bare = [sample for sample in samples if sample.split is None]
+        if not bare:
+            return samples
+        seen = {sample.parent for sample in bare if self._names(sample)}
+        splits: Mapping[str, str | None]
+        if seen:
+            splits = {s.id: "train" if s.parent in seen else None for s in bare}
+            self._unknown += sum(split is None for split in splits.values())
+        else:
+            splits = assign_splits(samples, self._seed)
+            self._drawn += len(bare)
+        return [s if s.split is not None else replace(s, split=splits[s.id]) for s in samples]
+
     def _usable(self, sample: Sample) -> bool:
-        splits = self._settings.layout_splits
-        good = sample.verdict != "drop" and (sample.split is None or sample.split in splits)
+        good = sample.verdict != "drop" and sample.split in self._settings.layout_splits
         self._refused += not good
         return good
 
@@ -200,6 +223,22 @@ class GivenLayouts:
         notes = []
         if self._refused:
             notes.append(f"{self._refused} layouts left out (other splits, or dropped)")
+        if self._drawn:
+            notes.append(
+                f"splits of {self._drawn} layouts drawn 80/10/10 by scene with seed {self._seed}: "
+                "the same as those of extract-masks on the same data with the same seed alone; "
+                "give its run as --layouts to be sure"
+            )
+        if self._unknown:
+            notes.append(
+                f"{self._unknown} layouts have no split and show scenes that the pool lacks: left "
+                "out, they may be val or test; give an extract-masks run as --layouts"
+            )
+        if self._pool is not None and not any(map(self._names, self._samples)):
+            notes.append(
+                "the scenes of the layouts cannot be matched with the pool's by name: if they "
+                "are the same images, an object may get its own mask again"
+            )
         if self._failures:
             notes.append(f"{self._failures} labels or images of the layouts could not be read")
         if self._pool is None:
@@ -216,6 +255,9 @@ class GivenLayouts:
         settings = self._settings
         sample = self._samples[number // settings.per_layout]
         rng = _generator(self._seed, number)
+        names = self._names(sample)
+        if len(names) == 1:  # the name that learners and guards know the scene by
+            sample = replace(sample, provenance=replace(sample.provenance, parent=names[0]))
         sample = replace(sample, layout=_on_canvas(sample.layout, self._size, rng))
         self._check_known(sample)
         if bool(rng.random() < settings.empty):
@@ -235,6 +277,7 @@ class GivenLayouts:
                 mode=settings.mode,
                 allow_same_source=settings.allow_same_source,
                 classes=self.classes,
+                seen_in=names,
             )
         return replace(_item(number, plan), parent=sample.parent, split=sample.split or "train")
 

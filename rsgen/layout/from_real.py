@@ -69,6 +69,7 @@ class _Work:
     pool: MaskPool | None
     rng: np.random.Generator
     allow_same_source: bool
+    seen_in: frozenset[str] = frozenset()
     things: list[Instance] = field(default_factory=list)
     sources: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)
@@ -100,6 +101,7 @@ def plan_from_layout(
     allow_same_source: bool = False,
     classes: ClassTable | None = None,
     amount: Perturbation = Perturbation(),
+    seen_in: Iterable[str] = (),
 ) -> PlannedLayout:
     """A layout made of a given one; its stuff stays, with holes of moved objects closed.
 
@@ -108,9 +110,10 @@ def plan_from_layout(
     perturb: objects are moved, turned, resized, swapped, dropped and doubled; each label is
     moved with its object. They stay on the ground they stood on, and off each other.
 
-    With a pool, masks seen in the sample's own image (or its parent scene) are not used unless
-    `allow_same_source`; an object whose class has no other mask is left out and counted as
-    `dropped`. Without a pool the layout's own shapes are used and counted as `same_source`.
+    With a pool, masks seen in the sample's own image (its parent scene, or `seen_in`: other
+    names of it) are not used unless `allow_same_source`; an object whose class has no other
+    mask is left out and counted as `dropped`. Without a pool the layout's own shapes are used
+    and counted as `same_source`.
     Labels without a mask are filled from their quad or box.
 
     Raises:
@@ -118,7 +121,8 @@ def plan_from_layout(
     """
     if mode not in ("resample", "perturb"):
         raise UsageError(f"unknown layout mode {mode!r}", hint="use resample or perturb")
-    work = _Work(sample, classes, pool, rng, allow_same_source)
+    own = frozenset({sample.id, sample.id.split("#", 1)[0], sample.parent, *seen_in})
+    work = _Work(sample, classes, pool, rng, allow_same_source, own)
     given = sample.layout
     stuff = [i for i in given.instances if work.is_stuff(i)]
     things = [i for i in given.instances if not work.is_stuff(i)]
@@ -181,7 +185,7 @@ def _pool_shape(work: _Work, instance: Instance, quad: Quad) -> _Shape | None:
     if not known and box.h > box.w:  # the pool lays what has no front along its long side
         quad = (quad[1], quad[2], quad[3], quad[0])
         box = quad_to_rotated_box(quad)
-    exclude = None if work.allow_same_source else (work.sample.id, work.sample.parent)
+    exclude = None if work.allow_same_source else work.seen_in
     try:
         mask = pool.draw(
             label, work.rng, size_px=box.w, aspect=box.w / max(box.h, 1e-6), exclude_source=exclude
@@ -221,7 +225,7 @@ def _place(work: _Work, instance: Instance, shape: _Shape, mask: Mask) -> None:
     )
     work.sources.update(shape.sources)
     parents = {source.split("#", 1)[0] for source in shape.sources}
-    if shape.own or not parents.isdisjoint({work.sample.parent, work.sample.id.split("#", 1)[0]}):
+    if shape.own or not parents.isdisjoint(work.seen_in):
         work.count("same_source")
 
 

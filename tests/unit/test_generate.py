@@ -166,6 +166,71 @@ def test_labels_in_a_text_format_need_no_images(generate: Generate, tmp_path: Pa
     assert [i.label for i in made.layout.instances] == ["plane"]
 
 
+def _dota(root: Path, layouts: dict[str, Any]) -> Path:
+    """Label text alone, as the source of a run would have it."""
+    folder = root / "labelTxt"
+    folder.mkdir(parents=True)
+    for name, of in layouts.items():
+        lines = [
+            " ".join(f"{v:.3f}" for point in i.quad for v in point) + f" {i.label} 0"
+            for i in of.instances
+            if i.quad is not None
+        ]
+        (folder / f"{name}.txt").write_text("\n".join(["gsd:0.5", *lines]))
+    return root
+
+
+def test_raw_labels_of_held_out_scenes_are_left_out(
+    generate: Generate, place: Place, tmp_path: Path
+) -> None:
+    """Catches val and test scenes that come back as synthetic train images by way of raw labels.
+
+    The run calls a scene `scene-0.png`, its labels alone `scene-0`.
+    """
+    raw = _dota(tmp_path / "raw", {s.id[:-4]: s.layout for s in place.samples})
+    keys = _keys(generate__size=SIZE)
+    summary = generate("pool", inputs={"layouts": [raw], "pool": [place.pool]}, **keys)
+    made = _records(summary)
+    assert {s.parent for s in made} == {s.id for s in place.samples if s.split == "train"}
+    assert any("2 layouts have no split" in note for note in summary.notes)
+    alone = generate("alone", inputs={"layouts": [raw]}, **keys)
+    assert len(_records(alone)) == 6  # of eight, one each is val and test
+    assert any("8 layouts drawn 80/10/10" in note for note in alone.notes)
+
+
+@pytest.mark.parametrize("prefix", ["", "A-"], ids=["no suffix", "another folder"])
+def test_an_object_gets_no_mask_of_its_own_image_under_another_name(
+    prefix: str, generate: Generate, place: Place, tmp_path: Path
+) -> None:
+    """Catches a source guard that compares spellings: the pool knows `images/p.png`, not `p`."""
+    named = f"{prefix}/images/scene-0.png".lstrip("/")
+    run = sample_run(tmp_path / "run", [sample(named, _small_layout(0))])
+    pools = {"build_mask_pool.min_area_px": 8, "build_mask_pool.min_score": 0.0}
+    job = Job("build-mask-pool", config(**pools), tmp_path / "pool", {"run": [run.path]})
+    build_mask_pool(job)
+    raw = _dota(tmp_path / "raw", {"scene-0": _small_layout(0)})
+    inputs = {"layouts": [raw], "pool": [tmp_path / "pool"]}
+    (made,) = _records(generate("out", inputs=inputs, **_keys(generate__size=SIZE)))
+    assert not [i for i in made.layout.instances if i.origin.startswith("pool:")]
+    assert made.parent == named
+
+
+def test_scenes_that_cannot_be_matched_are_said(
+    generate: Generate, place: Place, tmp_path: Path
+) -> None:
+    raw = _dota(tmp_path / "raw", {"elsewhere": _small_layout(0)})
+    inputs = {"layouts": [raw], "pool": [place.pool]}
+    summary = generate("out", inputs=inputs, **_keys(generate__size=SIZE))
+    assert any("cannot be matched with the pool's" in note for note in summary.notes)
+
+
+def test_a_partial_run_of_layouts_is_taken_when_asked_for(place: Place, tmp_path: Path) -> None:
+    run = sample_run(tmp_path / "part", [sample("a.png", _small_layout(0))], committed=False)
+    inputs = {"checkpoint": [place.model], "layouts": [run.path]}
+    job = Job("generate", config(**QUICK), tmp_path / "out", inputs, allow_partial=True)
+    assert run_stage(job).counts["samples"] == 1
+
+
 def test_classes_meet_by_alias_and_labels_keep_their_own_name(
     generate: Generate, tmp_path: Path
 ) -> None:
