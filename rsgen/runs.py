@@ -162,7 +162,8 @@ def begin(
 
     Args:
         plan: the frozen plan, given the old one (to extend it) or None.
-        may_grow: whether an input that only grew extends the run.
+        may_grow: whether an input that only grew extends the run. Of several inputs of one
+            name the last alone may: a longer earlier one would move the items of the others.
 
     Raises:
         UsageError: OUT holds another request, or an input has changed since.
@@ -189,16 +190,7 @@ def begin(
     old = _load_own(job.out)
     refuse_other_request(job.out, old, keys)
     _refuse_other_plan(job, old)
-    grown = [
-        new.name
-        for was, new in zip(old.inputs, inputs, strict=True)
-        if was.manifest_hash != new.manifest_hash
-    ]
-    if grown and not may_grow:
-        raise UsageError(
-            f"input {', '.join(grown)} has changed since {job.out} was started",
-            hint=f"give this request a folder of its own: --out {job.out}-2",
-        )
+    _refuse_growth(job.out, old.inputs, inputs, may_grow)
     info = replace(
         old,
         config=job.config,
@@ -209,6 +201,28 @@ def begin(
     if info.to_json() != old.to_json():
         replace_bytes(path, run_json_bytes(info))
     return info
+
+
+def _refuse_growth(
+    out: Path, before: Sequence[InputRef], now: Sequence[InputRef], may_grow: bool
+) -> None:
+    last = {ref.name: k for k, ref in enumerate(now)}
+    grown = [
+        (k, ref)
+        for k, (was, ref) in enumerate(zip(before, now, strict=True))
+        if was.manifest_hash != ref.manifest_hash
+    ]
+    elsewhere = f"give this request a folder of its own: --out {out}-2"
+    if grown and not may_grow:
+        names = ", ".join(ref.name for _, ref in grown)
+        raise UsageError(f"input {names} has changed since {out} was started", hint=elsewhere)
+    for k, ref in grown:
+        if k != last[ref.name]:
+            raise UsageError(
+                f"input {ref.name} {ref.path} has grown since {out} was started, and "
+                f"{now[last[ref.name]].path} comes after it: its items would move",
+                hint=f"{elsewhere} (only the last of several inputs may grow)",
+            )
 
 
 def _load_own(out: Path) -> RunInfo:

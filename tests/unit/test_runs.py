@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from rsgen.errors import LockedError, RsgenError, SetupError, Stopped, UsageError
+from rsgen.registry import BUILT_IN, resolve
 from rsgen.request import InputRef, Plan, RunInfo
 from rsgen.runs import Control, Job, _create_once, begin, hold_lock, start_program
 from rsgen.store import is_committed, read_manifest
-from tests.build import CLASSES, config, data_of
+from tests.build import CLASSES, config, data_of, sample_run, tree
 
 REF = InputRef("run", "/a", "f" * 32, "m" * 64)
 
@@ -32,6 +33,38 @@ def plan(batch: int = 8, count: int = 10, size: int = 4) -> Plan:
 def start(a_job: Job, old_plan: Plan | None = None, **more: Any) -> RunInfo:
     with hold_lock(a_job.out, a_job):
         return begin(a_job, inputs=[REF], classes=CLASSES, plan=lambda old: old or old_plan, **more)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN["programs"]))
+def test_no_program_writes_in_a_dry_run(name: str, tmp_path: Path) -> None:
+    """Catches a program that forgets to look: it would build, train or publish, and commit."""
+    run = sample_run(tmp_path / "run").path
+    keys = {"train.from_scratch": True, "train.max_steps": 1}
+    dry = Job(name, config(**keys), tmp_path / "out", {"run": [run]}, dry_run=True)
+    before = tree(tmp_path)
+    summary = resolve("programs", name)(dry)
+    assert (summary.command, summary.status) == (name, "dry-run")
+    assert tree(tmp_path) == before
+
+
+# ---------------------------------------------------------------- growth
+
+
+def grow(out: Path, names: list[str], grown: int) -> RunInfo:
+    """Start on inputs of these names, then again after one of them has grown."""
+    refs = [InputRef(n, f"/{k}", f"{k}" * 32, "m" * 64) for k, n in enumerate(names)]
+    a_job = job(out, "generate")
+    with hold_lock(out, a_job):
+        begin(a_job, inputs=refs, classes=CLASSES)
+        refs[grown] = replace(refs[grown], manifest_hash="n" * 64)
+        return begin(a_job, inputs=refs, classes=CLASSES, may_grow=True)
+
+
+def test_the_last_input_of_its_name_may_grow(tmp_path: Path) -> None:
+    assert grow(tmp_path / "a", ["layouts"], 0).inputs[0].manifest_hash == "n" * 64
+    assert grow(tmp_path / "b", ["layouts", "layouts", "pool"], 1)
+    with pytest.raises(UsageError, match=r"input layouts /0 has grown .*/1 comes after it"):
+        grow(tmp_path / "c", ["layouts", "layouts", "pool"], 0)
 
 
 # ---------------------------------------------------------------- control
