@@ -292,19 +292,22 @@ class SampleRun:
         return found
 
     def image_path(self, sample: Sample) -> Path:
-        """Where the sample's pixels lie.
+        """Where the sample's pixels lie; of several roots the one whose file has its hash.
 
         Raises:
             DataError: it has no image, or the file is gone.
         """
         if sample.image is None:
             raise DataError(f"{sample.id}: this sample has a layout but no image")
+        # Data sets may hold different images of one name: only the bytes tell them apart.
+        checked = len(self.info.image_roots) > 1 and sample.sha256 is not None
         for root in self.image_roots:
             path = root / sample.image
-            if path.is_file():
+            if path.is_file() and (not checked or sha256_file(path) == sample.sha256):
                 return path
+        what = "with the bytes that the run saw " if checked else ""
         raise DataError(
-            f"{sample.id}: image {sample.image} not found under "
+            f"{sample.id}: image {sample.image} not found {what}under "
             f"{', '.join(str(root) for root in self.image_roots)}",
             hint="put the data set back where run.json says it was",
         )

@@ -454,7 +454,7 @@ def test_failures_are_told_when_no_image_is_left(tmp_path: Path) -> None:
         extract(tmp_path / "out", root)
     assert str(tmp_path / "out" / "failures") in str(caught.value)
     rows = list(read_failures(tmp_path / "out"))
-    assert sorted(r.item for r in rows) == ["images/0.png", "images/1.png"]
+    assert sorted(r.item for r in rows) == ["labels/0.txt", "labels/1.txt"]
 
 
 def test_shard_size_does_not_change_the_result(tmp_path: Path) -> None:
