@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from rsgen.condition import ConditionEncoding, EncodingName
-from rsgen.errors import DataError, SetupError, UsageError
+from rsgen.errors import SetupError, UsageError
 from rsgen.images import sha256_file
-from rsgen.records import ClassTable
+from rsgen.models.card import ModelCard, read_card
 from rsgen.registry import resolve
 from rsgen.request import digest
 
@@ -37,8 +36,6 @@ __all__ = [
     "read_card",
 ]
 
-CARD_FILE = "rsgen.json"
-CARD_SCHEMA = 1
 EMBEDDED = Path(__file__).parent / "weights" / "tiny"
 FAMILIES = {
     "StableDiffusionControlNetPipeline": "stable-diffusion",
@@ -239,89 +236,6 @@ def _configuration(folder: Path) -> dict[str, Any]:
         raise SetupError(
             f"{folder}: no readable config.json ({error})", hint="download the model again"
         ) from error
-
-
-# ---------------------------------------------------------------- the card
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """rsgen.json: how the layouts of a checkpoint are encoded, and what it learned from.
-
-    `slots` maps class names to their codes in the `classes` encoding (empty for the others);
-    `gsd_range_m` is (least, most) metres a pixel of the training images, or None.
-    """
-
-    condition: str
-    classes: ClassTable
-    slots: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    image_size: int = 512
-    gsd_range_m: tuple[float, float] | None = None
-    fingerprint: str | None = None
-    base: str | None = None
-    licence: tuple[str, ...] = ()
-    training: Mapping[str, Any] = field(default_factory=dict)
-
-    def encoding(self) -> ConditionEncoding:
-        """How a layout becomes the control tensor of this model."""
-        return ConditionEncoding(cast(EncodingName, self.condition), self.slots)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": CARD_SCHEMA,
-            "condition": self.condition,
-            "classes": self.classes.to_json(),
-            "slots": {name: list(code) for name, code in self.slots.items()},
-            "image_size": self.image_size,
-            "gsd_range_m": None if self.gsd_range_m is None else list(self.gsd_range_m),
-            "fingerprint": self.fingerprint,
-            "base": self.base,
-            "licence": list(self.licence),
-            "training": dict(self.training),
-        }
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> ModelCard:
-        span = row.get("gsd_range_m")
-        return cls(
-            condition=str(row["condition"]),
-            classes=ClassTable.from_json(row["classes"]),
-            slots={
-                str(k): (v,) if isinstance(v, int) else tuple(int(s) for s in v)
-                for k, v in row.get("slots", {}).items()
-            },
-            image_size=int(row["image_size"]),
-            gsd_range_m=None if span is None else (float(span[0]), float(span[1])),
-            fingerprint=row.get("fingerprint"),
-            base=row.get("base"),
-            licence=tuple(row.get("licence", ())),
-            training=dict(row.get("training", {})),
-        )
-
-    def write(self, folder: Path) -> None:
-        text = json.dumps(self.to_json(), indent=2, sort_keys=True, ensure_ascii=False)
-        (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def read_card(folder: Path) -> ModelCard | None:
-    """The card beside a model; None where there is none (a public checkpoint).
-
-    Raises:
-        DataError: a card that cannot be read.
-    """
-    path = folder / CARD_FILE
-    if not path.is_file():
-        return None
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        if row.get("schema") != CARD_SCHEMA:
-            raise DataError(
-                f"{path}: schema {row.get('schema')!r}, this version reads {CARD_SCHEMA}",
-                hint="train the checkpoint again, or use the version of rsgen that made it",
-            )
-        return ModelCard.from_json(row)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a model card ({error!r})", hint="restore the file") from error
 
 
 # ---------------------------------------------------------------- the protocol
