@@ -24,11 +24,14 @@ TARGET = Path(__file__).parents[1] / "rsgen" / "models" / "weights" / "tiny"
 
 
 def store_half(source: Path, target: Path) -> None:
-    """Copy a pipeline folder; floating-point tensors become fp16."""
+    """Copy a pipeline folder; floating-point tensors become fp16, but for the text encoder's.
+
+    transformers opens an fp16 file as fp16, diffusers as fp32: in one pipeline they would clash.
+    """
     for path in sorted(p for p in source.rglob("*") if p.is_file()):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" and path.parent.name != "text_encoder":
             tensors = {
                 name: tensor.half() if tensor.is_floating_point() else tensor
                 for name, tensor in load_file(path).items()
