@@ -163,7 +163,7 @@ def _box(instance: Instance, name: str, layout: Layout) -> Box | None:
     """
     if name == "yolo-seg" and instance.mask is not None:
         return instance.mask.box
-    if name == "yolo-obb" and instance.quad is not None:
+    if name in ("yolo-obb", "yolo-seg") and instance.quad is not None:
         size = layout.width, layout.height
         inside = quad_inside(instance.quad, instance.heading_rad, *size)
         return None if inside is None else bounds(inside)
