@@ -5,7 +5,8 @@
 For each held layout the model paints one picture. Reported are:
 - adherence: the share of things whose mask, extracted again from the picture by the classical
   backend (a fall-back counts as a miss), has IoU >= 0.6 with the layout's mask. The rendered
-  scenes of the same layouts stand beside it: what the extraction itself can reach.
+  scenes of the same layouts stand beside it (what the extraction itself can reach), and the
+  render of another layout (what the boxes alone give away).
 - own render: how often a picture is nearer to the render of its own layout than to the render
   of another one, in pooled latents of the model's autoencoder (0.5 is chance).
 """
@@ -56,14 +57,15 @@ def held_scenes(seed: int, count: int, size: int) -> tuple[list[Pixels], list[La
 def adherence(
     images: Sequence[Pixels], layouts: Sequence[Layout], classes: ClassTable
 ) -> dict[str, tuple[int, int]]:
-    """(things found again, things) by class, from boxes and pixels alone."""
+    """(things found again, things) by class, from upright boxes and pixels alone."""
     backend = ClassicalBackend()
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for image, layout in zip(images, layouts, strict=True):
         things = [
             i for i in layout.instances if i.mask is not None and not classes.is_stuff(i.label)
         ]
-        bare = [replace(i, mask=None, reasons=()) for i in things]
+        # an oriented box would tell the backend most of the shape that it is to find
+        bare = [replace(i, mask=None, quad=None, heading_rad=None, reasons=()) for i in things]
         for truth, found in zip(things, backend.annotate(image, bare, classes), strict=True):
             counts[truth.label][1] += 1
             fell_back = any(reason.startswith("fallback") for reason in found.reasons)
@@ -133,19 +135,20 @@ def main() -> None:
     found = {
         "generated": adherence(generated, layouts, SCENE_CLASSES),
         "rendered": adherence(renders, layouts, SCENE_CLASSES),
+        "another's": adherence([*renders[1:], renders[0]], layouts, SCENE_CLASSES),
     }
     pairs, nearest = nearer_to_own(model, generated, renders)
     print(f"{options.count} held layouts, {size} px, {options.steps} steps, {platform.processor()}")
-    print(f"{'class':20} {'things':>7} {'generated':>10} {'rendered':>9}   (IoU >= {LEAST_IOU})")
-    for name, (hits, total) in found["generated"].items():
-        ceiling = found["rendered"][name][0]
-        print(f"{name:20} {total:7d} {hits / total:10.2f} {ceiling / total:9.2f}")
+    print(f"{'class':20} {'things':>7}" + "".join(f" {kind:>10}" for kind in found))
+    for name, (_, total) in found["generated"].items():
+        cells = [f" {rows[name][0] / total:10.2f}" for rows in found.values()]
+        print(f"{name:20} {total:7d}" + "".join(cells))
     shares = {
         kind: sum(h for h, _ in rows.values()) / max(1, sum(t for _, t in rows.values()))
         for kind, rows in found.items()
     }
     total = sum(t for _, t in found["generated"].values())
-    print(f"{'all':20} {total:7d} {shares['generated']:10.2f} {shares['rendered']:9.2f}")
+    print(f"{'all':20} {total:7d}" + "".join(f" {share:10.2f}" for share in shares.values()))
     print(f"nearer to its own render than to another: {pairs:.3f} of pairs, nearest: {nearest:.3f}")
     print(f"{rate:.2f} images a second, one thread")
     if options.picture:
