@@ -249,12 +249,15 @@ def _commit(
             tiles, run.path / "contact_sheet.png", titles=titles, columns=16
         ),
     }
-    notes = [
-        f"{label}: {row['effective shapes']} effective shapes, fewer than {FEW_SHAPES}: "
-        "generated objects of this class will look alike"
+    few = [
+        f"{label} {row['effective shapes']}"
         for label, row in tables.items()
         if float(row["effective shapes"]) < FEW_SHAPES
     ]
+    notes = [
+        f"fewer than {FEW_SHAPES} effective shapes, so generated objects will look alike: "
+        + ", ".join(few)
+    ] * bool(few)
     for note in notes:
         run.reporter.note(note, "warning")
     ordered = {
