@@ -1,7 +1,7 @@
 """Building a mask pool from many masks: seconds and memory (aim: 100k in 2 minutes, 1 GB).
 
-    python benchmarks/pool.py --count 100000
-    python benchmarks/pool.py --data RUN       (a committed sample run)
+python benchmarks/pool.py --count 100000
+python benchmarks/pool.py --data RUN       (a committed sample run)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Time of `rsgen --help` as a whole process, against a bare interpreter.
 
-    python benchmarks/startup.py [--repeat 10]
+python benchmarks/startup.py [--repeat 10]
 """
 
 from __future__ import annotations

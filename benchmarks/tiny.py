@@ -153,9 +153,7 @@ def main() -> None:
     print(f"{rate:.2f} images a second, one thread")
     if options.picture:
         options.picture.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(
-            options.picture, layouts[:SHOWN], generated[:SHOWN], renders[:SHOWN]
-        )
+        write_picture(options.picture, layouts[:SHOWN], generated[:SHOWN], renders[:SHOWN])
     if options.json:
         rows = {
             "count": options.count,

@@ -170,9 +170,7 @@ def move_layout(layout: Layout, matrix: Affine, width: int, height: int) -> Layo
             instances.append(moved)
     scale = math.sqrt(abs(float(np.linalg.det(matrix[:, :2]))))
     gsd_m = None if layout.gsd_m is None else layout.gsd_m / scale
-    return replace(
-        layout, width=width, height=height, instances=tuple(instances), gsd_m=gsd_m
-    )
+    return replace(layout, width=width, height=height, instances=tuple(instances), gsd_m=gsd_m)
 
 
 def _warp_mask(mask: Mask, matrix: Affine, width: int, height: int) -> BoolImage:
@@ -245,9 +243,7 @@ def _reaches_out(box: Box, width: int, height: int) -> bool:
 
 
 def _outside(box: Box, window: Box) -> bool:
-    return (
-        box.x1 <= window.x0 or box.x0 >= window.x1 or box.y1 <= window.y0 or box.y0 >= window.y1
-    )
+    return box.x1 <= window.x0 or box.x0 >= window.x1 or box.y1 <= window.y0 or box.y0 >= window.y1
 
 
 def _touches(instance: Instance, window: Box) -> bool:

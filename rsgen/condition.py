@@ -198,9 +198,7 @@ def _three(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.repeat(plane[None], 3, axis=0)
 
 
-def _encode_classes(
-    raster: Raster, slots: Slots, classes: ClassTable
-) -> npt.NDArray[np.float32]:
+def _encode_classes(raster: Raster, slots: Slots, classes: ClassTable) -> npt.NDArray[np.float32]:
     condition = np.zeros((CONDITION_CHANNELS, *raster.index.shape), dtype=np.float32)
     present = np.flatnonzero(np.bincount(raster.index.ravel()))
     for value in present[present > 0].tolist():
@@ -233,9 +231,7 @@ def _slots_of(value: int, slots: Slots, classes: ClassTable) -> tuple[int, ...]:
     )
 
 
-def palette_png(
-    layout: Layout, classes: ClassTable, size: tuple[int, int] | None = None
-) -> Pixels:
+def palette_png(layout: Layout, classes: ClassTable, size: tuple[int, int] | None = None) -> Pixels:
     """A viewable condition: uint8 [H, W, 3], a colour per class, edges dark, a dot at the front.
 
     For people only; a model never sees colours.

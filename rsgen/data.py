@@ -97,9 +97,7 @@ class TrainingImages:
 
     def check_size(self, size: int) -> None:
         """Raise DataError where an image is smaller than the model's side."""
-        small = [
-            s for s in self.samples if min(s.layout.width, s.layout.height) < size
-        ]
+        small = [s for s in self.samples if min(s.layout.width, s.layout.height) < size]
         if small:
             first = small[0]
             raise DataError(

@@ -174,5 +174,3 @@ def unknown_words(text: str, vocabulary: Collection[str] = VOCABULARY) -> tuple[
     """Words of a prompt that the vocabulary lacks, in order, each once."""
     known = frozenset(vocabulary)
     return tuple(dict.fromkeys(w for w in prompt_words(text) if w not in known))
-
-

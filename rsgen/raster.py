@@ -93,9 +93,7 @@ def _area(instance: Instance) -> float:
     return 0.0 if instance.box is None else instance.box.area
 
 
-def rasterize(
-    layout: Layout, classes: ClassTable, size: tuple[int, int] | None = None
-) -> Raster:
+def rasterize(layout: Layout, classes: ClassTable, size: tuple[int, int] | None = None) -> Raster:
     """Paint a layout on a canvas of `size` = (width, height); later covers earlier.
 
     A size other than the layout's resizes by nearest neighbour: class indices never mix.

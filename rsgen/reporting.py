@@ -108,4 +108,3 @@ class RunSummary:
             "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
         }
-

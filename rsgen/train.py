@@ -209,9 +209,7 @@ def _describe(session: Session) -> None:
         f"{len(images)} training images; {images.refused} others refused "
         "(val, test, dropped or without an image)"
     )
-    larger = sum(
-        max(s.layout.width, s.layout.height) > session.size for s in images.samples
-    )
+    larger = sum(max(s.layout.width, s.layout.height) > session.size for s in images.samples)
     if larger:
         note(f"{larger} are larger than {session.size} px: cropped at their own scale, not shrunk")
     side = median_object_px(images.samples)

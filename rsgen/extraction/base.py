@@ -68,11 +68,7 @@ def resolve_contested(
     dropped with the reason `covered`.
     """
     order = sorted(
-        (
-            k
-            for k, i in enumerate(instances)
-            if i.mask is not None and not labels.is_stuff(i.label)
-        ),
+        (k for k, i in enumerate(instances) if i.mask is not None and not labels.is_stuff(i.label)),
         key=lambda k: (made[k], tightness(instances[k]), k),
     )
     boxes = {k: mask.box for k in order if (mask := instances[k].mask) is not None}

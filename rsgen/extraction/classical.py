@@ -177,9 +177,7 @@ def _clusters(pixels: Pixels, count: int) -> tuple[npt.NDArray[np.int32], Grid]:
     return shaped, np.asarray(centres, dtype=np.float32)
 
 
-def _choose(
-    patch: Patch, weight: Grid, options: Templates, family: Family
-) -> tuple[int, float]:
+def _choose(patch: Patch, weight: Grid, options: Templates, family: Family) -> tuple[int, float]:
     """The hypothesis that tells colours apart best, and by how much (0..1)."""
     clusters, _ = _clusters(patch.pixels, COLOURS)
     cells = weight.ravel()
@@ -217,9 +215,7 @@ def _information(inside: Grid, total: Grid) -> Grid:
     return np.asarray(terms.sum(axis=(0, 2)) / entropy, dtype=np.float32)
 
 
-def _refine(
-    patch: Patch, weight: Grid, prior: Grid, softness: float
-) -> tuple[Grid, float]:
+def _refine(patch: Patch, weight: Grid, prior: Grid, softness: float) -> tuple[Grid, float]:
     """Field of the share inside, and the contrast between inside and outside colours (0..1)."""
     size = prior.shape[0]
     clusters, centres = _clusters(patch.pixels, COLOURS)
@@ -284,9 +280,7 @@ def _tidy(inside: Grid, prior: Grid) -> Grid:
     return np.asarray(inside, dtype=np.float32)
 
 
-def _judge(
-    field: Grid, prior: Grid, contrast: float, frame: Frame
-) -> tuple[float, str | None]:
+def _judge(field: Grid, prior: Grid, contrast: float, frame: Frame) -> tuple[float, str | None]:
     """Score in [0, 1] from contrast, fill, agreement with the outline and certainty."""
     hard, shape = field >= 0.5, prior >= 0.5
     area = int(hard.sum())

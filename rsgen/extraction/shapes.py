@@ -71,8 +71,14 @@ def _hull(width: float, bow: float, stern: float = 0.8) -> Array:
     """A ship: pointed bow of length `bow`, then parallel sides, a stern of its own width."""
     h = width / 2
     return _both(
-        [(0.5, 0.0), (0.5 - bow * 0.35, h * 0.5), (0.5 - bow, h * 0.95), (0.1 - bow * 0.2, h),
-         (-0.3, h), (-0.5, h * stern)]
+        [
+            (0.5, 0.0),
+            (0.5 - bow * 0.35, h * 0.5),
+            (0.5 - bow, h * 0.95),
+            (0.1 - bow * 0.2, h),
+            (-0.3, h),
+            (-0.5, h * stern),
+        ]
     )
 
 
@@ -84,8 +90,12 @@ def _plane(
     h, b = span / 2, body / 2
     fuselage = _both([(0.5, b * 0.15), (0.44, b * 0.8), (0.36, b), (-0.25, b), (-0.5, b * 0.35)])
     right = np.array(
-        [(wing + chord * 0.55, b * 0.5), (wing - sweep, h), (wing - sweep - chord * 0.4, h),
-         (wing - chord * 0.75, b * 0.5)]
+        [
+            (wing + chord * 0.55, b * 0.5),
+            (wing - sweep, h),
+            (wing - sweep - chord * 0.4, h),
+            (wing - chord * 0.75, b * 0.5),
+        ]
     )
     root = -0.36 if sweep > 0.1 else -0.4
     fin = np.array([(root, b * 0.3), (-0.43, tail / 2), (-0.5, tail / 2), (-0.49, b * 0.3)])
@@ -100,8 +110,7 @@ def _helicopter(width: float, boom: float, blades: int, phase: float) -> Outline
     fin = _both([(-0.38, 0.09), (-0.5, 0.09)])
     blade = np.array([(0.0, -0.022), (0.5, -0.022), (0.5, 0.022), (0.0, 0.022)])
     turned = [
-        _turned((blade,), 2 * math.pi * (k + phase) / blades)[0] + (0.2, 0.0)
-        for k in range(blades)
+        _turned((blade,), 2 * math.pi * (k + phase) / blades)[0] + (0.2, 0.0) for k in range(blades)
     ]
     return Outline((cabin, tail, fin, *turned))
 
@@ -124,8 +133,21 @@ FAMILIES = (
             _plane(1.15, 0.03, 0.22, 0.14, wing=0.15, tail=0.42),
             _plane(0.95, 0.22, 0.22, 0.10, wing=-0.05),
             _plane(0.80, 0.36, 0.24, 0.13),
-            Outline((_both([(0.5, 0.03), (0.1, 0.1), (-0.32, 0.34), (-0.42, 0.34),
-                            (-0.42, 0.16), (-0.5, 0.14)]),), handicap=0.06),
+            Outline(
+                (
+                    _both(
+                        [
+                            (0.5, 0.03),
+                            (0.1, 0.1),
+                            (-0.32, 0.34),
+                            (-0.42, 0.34),
+                            (-0.42, 0.16),
+                            (-0.5, 0.14),
+                        ]
+                    ),
+                ),
+                handicap=0.06,
+            ),
         ),
         ("plane", "airplane", "aeroplane", "aircraft", "jet", "airliner", "fighter"),
         0.025,
@@ -151,8 +173,12 @@ FAMILIES = (
         tuple(
             Outline((_hull(1 / a, bow, stern),))
             for a, bow, stern in (
-                (2.0, 0.45, 0.8), (2.6, 0.45, 0.8), (3.3, 0.4, 0.75), (4.2, 0.3, 0.8),
-                (5.5, 0.22, 0.85), (7.5, 0.16, 0.85),
+                (2.0, 0.45, 0.8),
+                (2.6, 0.45, 0.8),
+                (3.3, 0.4, 0.75),
+                (4.2, 0.3, 0.8),
+                (5.5, 0.22, 0.85),
+                (7.5, 0.16, 0.85),
             )
         )
         + (Outline((_ellipse(1 / 3.0, 2.4),), turns=180),),
@@ -174,8 +200,17 @@ FAMILIES = (
     Family(
         "court",
         (_RECTANGLES[1.4], _RECTANGLES[1.9], _RECTANGLES[2.6], _RECTANGLES[1.0]),
-        ("court", "soccer-ball-field", "football-field", "ground", "parking", "building",
-         "house", "container", "solar-panel"),
+        (
+            "court",
+            "soccer-ball-field",
+            "football-field",
+            "ground",
+            "parking",
+            "building",
+            "house",
+            "container",
+            "solar-panel",
+        ),
         0.015,
     ),
     Family(

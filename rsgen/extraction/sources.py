@@ -113,9 +113,7 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
         notes += dataset.notes
     if len(items) > len(pairs):
         notes.append(f"{len(pairs)} scenes were cut into {len(items)} tiles")
-    return Sources(
-        tuple(items), classes, tuple(roots), dropped, bad_labels, counts, tuple(notes)
-    )
+    return Sources(tuple(items), classes, tuple(roots), dropped, bad_labels, counts, tuple(notes))
 
 
 def _open_inputs(
@@ -149,9 +147,7 @@ def _open_inputs(
             class_map=settings.class_map,
             gsd_m=settings.gsd_m,
         )
-        opened.append(
-            _Source(found.records, found.classes, (found.root,), found.image_path, found)
-        )
+        opened.append(_Source(found.records, found.classes, (found.root,), found.image_path, found))
     return opened
 
 
@@ -237,15 +233,11 @@ def _named(sample: Sample, prefix: str, classes: ClassTable) -> Sample:
         sample,
         id=prefix + sample.id,
         layout=replace(sample.layout, instances=instances),
-        provenance=replace(
-            sample.provenance, parent=None if parent is None else prefix + parent
-        ),
+        provenance=replace(sample.provenance, parent=None if parent is None else prefix + parent),
     )
 
 
-def _windows(
-    sample: Sample, find: Callable[[Sample], Path], config: Config
-) -> Iterable[Item]:
+def _windows(sample: Sample, find: Callable[[Sample], Path], config: Config) -> Iterable[Item]:
     settings = config.extract_masks
     if settings.tile == "none":
         return [Item(sample, find)]
@@ -255,8 +247,7 @@ def _windows(
         return [Item(sample, find)]
     gap = min(settings.tile_gap, side - 1)
     return [
-        Item(sample, find, window)
-        for window in plan_tiles(layout.width, layout.height, side, gap)
+        Item(sample, find, window) for window in plan_tiles(layout.width, layout.height, side, gap)
     ]
 
 

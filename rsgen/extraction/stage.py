@@ -103,9 +103,7 @@ class ExtractMasksStage:
             except Exception as error:
                 if isinstance(error, OSError) and from_os_error(error) is not None:
                     raise  # a full disk is the machine's state, no item is to blame
-                failures.append(
-                    Failure(item.sample.id, COMMAND, type(error).__name__, str(error))
-                )
+                failures.append(Failure(item.sample.id, COMMAND, type(error).__name__, str(error)))
             else:
                 samples.append(sample)
                 counts.update(_tally(sample, sources.classes))

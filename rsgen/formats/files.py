@@ -25,7 +25,6 @@ __all__ = [
 ]
 
 
-
 def is_under(path: Path, root: Path, named: Callable[[str], bool]) -> bool:
     """Whether a folder between the root and the file has such a name."""
     return any(named(part) for part in PurePosixPath(relative(path, root)).parts[:-1])

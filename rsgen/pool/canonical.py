@@ -76,8 +76,10 @@ def _direction(
     guess = None if symmetric else _front_guess(instance)
     if label is not None and abs(math.remainder(label.angle_rad, math.pi / 2)) > 1e-3:
         turn = 0.0 if label.w >= label.h else math.pi / 2
-        swapped = label if turn == 0.0 else RotatedBox(
-            label.cx, label.cy, label.h, label.w, label.angle_rad + turn
+        swapped = (
+            label
+            if turn == 0.0
+            else RotatedBox(label.cx, label.cy, label.h, label.w, label.angle_rad + turn)
         )
         return swapped.angle_rad, "long side", swapped
     (_, _), (w, h), degrees = cv2.minAreaRect(_outline(crop))

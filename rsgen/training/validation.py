@@ -104,9 +104,7 @@ def write_grid(
     return contact_sheet(tiles, path, titles=titles, columns=8)
 
 
-def check_reconstructions(
-    model: StableDiffusion, originals: Sequence[Pixels], path: Path
-) -> float:
+def check_reconstructions(model: StableDiffusion, originals: Sequence[Pixels], path: Path) -> float:
     """Write originals beside their reconstructions; returns the mean error in grey levels."""
     vae = model.vae
     tiles: list[Pixels] = []

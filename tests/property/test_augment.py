@@ -24,9 +24,7 @@ KINDS = {
     "flips, quarter turns and crops": AugmentSettings(),
     "with photometry": AugmentSettings(photometry=1.0),
     "free rotation": AugmentSettings(flips=False, rotate_degrees=180.0),
-    "rotation, scale and flips": AugmentSettings(
-        True, rotate_degrees=90.0, scale_range=(0.7, 1.4)
-    ),
+    "rotation, scale and flips": AugmentSettings(True, rotate_degrees=90.0, scale_range=(0.7, 1.4)),
 }
 
 

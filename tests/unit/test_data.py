@@ -45,9 +45,7 @@ def test_a_larger_image_is_cropped_at_its_own_scale() -> None:
         assert view.layout.gsd_m == source.samples[0].layout.gsd_m
         whole = source.image(0)
         places = np.argwhere((whole[:65, :97] == view.image[0, 0]).all(axis=-1))
-        assert any(
-            np.array_equal(whole[y : y + 64, x : x + 64], view.image) for y, x in places
-        )
+        assert any(np.array_equal(whole[y : y + 64, x : x + 64], view.image) for y, x in places)
 
 
 def test_views_depend_on_seed_item_and_number_alone() -> None:

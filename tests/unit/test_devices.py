@@ -18,9 +18,7 @@ from rsgen.errors import SetupError
         ("cuda", True, "cuda"),
     ],
 )
-def test_device(
-    asked: str, visible: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_device(asked: str, visible: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a GPU that is taken though the CPU was asked for, or left idle."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
     assert device_name(asked) == expected

@@ -316,9 +316,7 @@ def test_stage_takes_a_sample_run(tmp_path: Path) -> None:
     run = open_samples(tmp_path / "out")
     for before, after in zip(built.samples, run, strict=True):
         assert after.split == before.split and after.prompt == before.prompt
-        assert [i.mask for i in after.layout.instances] == [
-            i.mask for i in before.layout.instances
-        ]
+        assert [i.mask for i in after.layout.instances] == [i.mask for i in before.layout.instances]
         assert run.image_path(after) == built.path / str(before.image)
 
 

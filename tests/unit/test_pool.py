@@ -287,9 +287,9 @@ def test_save_and_load(tmp_path: Path) -> None:
     pool.save(tmp_path / "pool.parquet")
     again = MaskPool.load(tmp_path)
     assert again.table.equals(pool.table) and again.classes == CLASSES
-    assert pool.save(tmp_path / "b.parquet").read_bytes() == (
-        tmp_path / "pool.parquet"
-    ).read_bytes()
+    assert (
+        pool.save(tmp_path / "b.parquet").read_bytes() == (tmp_path / "pool.parquet").read_bytes()
+    )
 
 
 def test_what_is_no_pool_says_so(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def test_each_task_leaves_a_checkpoint(tmp_path: Path, run: Path, base: Path, ta
     assert isinstance(model, StableDiffusion) and isinstance(before, StableDiffusion)
     learned = {"autoencoder": "vae", "base": "unet", "controlnet": "controlnet"}[task]
     pairs = zip(
-        model.networks()[learned].parameters(), before.networks()[learned].parameters(),
+        model.networks()[learned].parameters(),
+        before.networks()[learned].parameters(),
         strict=True,
     )
     assert any(not torch.equal(a, b) for a, b in pairs)
@@ -157,8 +158,18 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path, run: Path, base: Path)
         encoding="utf-8",
     )
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(script), str(run), str(base), str(tmp_path / "two")],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(script),
+            str(run),
+            str(base),
+            str(tmp_path / "two"),
+        ],
         capture_output=True,
         text=True,
         timeout=200,
@@ -303,9 +314,15 @@ def test_fine_tuning_keeps_the_slots_of_known_classes(tmp_path: Path, base: Path
         (ObjectClass("vehicle"), ObjectClass("boat", ("ship",)), ObjectClass("plane"))
     )
     rows = [
-        replace(s, layout=replace(s.layout, instances=tuple(
-            replace(i, label="boat") for i in s.layout.instances if i.label == "ship"
-        )))
+        replace(
+            s,
+            layout=replace(
+                s.layout,
+                instances=tuple(
+                    replace(i, label="boat") for i in s.layout.instances if i.label == "ship"
+                ),
+            ),
+        )
         for s in splits(3)
     ]
     built = sample_run(tmp_path / "run", rows, classes=table)

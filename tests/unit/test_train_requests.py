@@ -86,9 +86,7 @@ def test_threads_that_were_asked_for_are_used(
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("3", 3), ("", None), ("no", None)])
-def test_default_threads(
-    asked: str, expected: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_threads(asked: str, expected: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches ranks that each take every core though torchrun shared them out."""
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert default_threads() == (expected or len(os.sched_getaffinity(0)))
@@ -181,9 +179,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.loopback
-def test_the_command_line_under_torchrun_speaks_once(
-    tmp_path: Path, run: Path, base: Path
-) -> None:
+def test_the_command_line_under_torchrun_speaks_once(tmp_path: Path, run: Path, base: Path) -> None:
     """Catches a summary a rank: two JSON objects are no JSON."""
     keys = [f"train.size={SIZE}", "train.validation_samples=0", "execution.threads=1"]
     done = torchrun(
