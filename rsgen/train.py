@@ -205,6 +205,12 @@ def _dry_run(job: Job, plan: Plan, images: TrainingImages, base: str | Path) -> 
 def _describe(session: Session) -> None:
     """Say what is learned from, before anything is computed."""
     note, images = session.run.reporter.note, session.images
+    if session.base_name == "tiny" and session.settings.base is None:
+        note(
+            "no --base was given: tiny is a demonstration model of 128 px; for real work "
+            "--base hub:ORG/NAME or a folder with Stable Diffusion 1.5 in safetensors",
+            "warning",
+        )
     note(
         f"{len(images)} training images; {images.refused} others refused "
         "(val, test, dropped or without an image)"
