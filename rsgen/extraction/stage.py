@@ -158,6 +158,14 @@ class ExtractMasksStage:
                 "no image could be used",
                 hint=f"see {self._info.out / 'failures'} for what was wrong with each",
             )
+        if sources.bad_labels and not any(s.layout.instances for s in run.samples()):
+            self._write_rows("labels.jsonl", sources.bad_labels)
+            raise DataError(
+                f"not one label could be used; the first of {len(sources.bad_labels)}: "
+                f"{sources.bad_labels[0].message}",
+                hint=f"see {self._info.out / 'failures' / 'labels.jsonl'}; check --classes and "
+                "--class-map",
+            )
         artifacts = write_overlay(run.path, report, run.samples(), run.read_image)
         notes = list(sources.notes)
         if sources.bad_labels:
