@@ -21,7 +21,7 @@ HOW_TO_LOAD = {
     "coco": "`coco/annotations/instances_SPLIT.json`, images in `coco/images/SPLIT/` "
     "(pycocotools, or any detector that reads COCO)",
     "dota": "`dota/SPLIT/labelTxt/*.txt` beside `dota/SPLIT/images/`; the first edge of a quad is "
-    "the object's front",
+    "the object's front where its heading is known",
     "yolo": "`yolo/data.yaml`, boxes in `yolo/labels/SPLIT/`",
     "yolo-obb": "`yolo-obb/data.yaml`, four corners in `yolo-obb/labels/SPLIT/`",
     "yolo-seg": "`yolo-seg/data.yaml`, outlines in `yolo-seg/labels/SPLIT/`",
