@@ -32,7 +32,14 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from typing import Any  # noqa: E402
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# The same examples every time, so that a change is judged by what it changed; new examples are
+# looked for on purpose, with `pytest --hypothesis-profile=search`.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("fixed")
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 

@@ -54,7 +54,10 @@ boxes = st.builds(
 def test_placing_maps_the_canonical_box_to_the_label(
     box: RotatedBox, label: str, width: int, height: int
 ) -> None:
-    """The affine hits the corners to 1e-6 and the raster is the mapped outline (IoU >= 0.98)."""
+    """The affine hits the corners to 1e-6 and the raster is the mapped outline (IoU >= 0.98).
+
+    A pixel whose centre lies on the outline may fall on either side.
+    """
     pixels = shape(label, width, height)
     quad = rotated_box_to_quad(box)
     matrix = placement(pixels, quad)
@@ -65,8 +68,9 @@ def test_placing_maps_the_canonical_box_to_the_label(
     assert mask is not None
     (a, b, c), (d, e, f) = matrix.tolist()
     mapped = affinity.affine_transform(outline(pixels), [a, b, d, e, c, f])
-    expected = covered(mapped, 128, 128)
+    sure, possible = (covered(mapped.buffer(step), 128, 128) for step in (-1e-6, 1e-6))
     found = mask.to_array(128, 128)
+    expected = sure | (found & possible)
     assert (found & expected).sum() / (found | expected).sum() >= 0.98
 
 
