@@ -33,9 +33,9 @@ from rsgen.export.selection import (
     select,
     split_names,
 )
-from rsgen.export.verify import Expected, check_coco, check_format
-from rsgen.formats import Format, FormatWriter, SafeNames, WriteReport
-from rsgen.formats.coco_write import CategoryIds, CocoWriter
+from rsgen.export.verify import Expected, check_format
+from rsgen.formats import Format, FormatWriter, SafeNames, WriteOptions, WriteReport
+from rsgen.formats.holding import losses
 from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Instance, Sample
 from rsgen.registry import resolve
@@ -49,6 +49,7 @@ __all__ = ["export"]
 
 SURVEYED = 400  # real images whose coding is looked at for match-real
 REPORT = "export.json"
+LOOSE_IMAGES = ".images"  # coded images that no format keeps as files
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,7 @@ def _check_options(settings: ExportConfig, job: Job) -> None:
             hint="name each format once, for example --format coco,dota",
         )
     for name in settings.format:
-        resolve("formats", name)
-    CategoryIds.parse(settings.category_ids)
+        _format_writer(name, settings)
     if settings.split is not None:
         parse_split(settings.split)
     if settings.ratio is not None:
@@ -204,12 +204,16 @@ class _Writer:
         self.images: dict[str, Counter[str]] = {s: Counter() for s in plan.splits}
         self.objects: dict[str, Counter[str]] = {}
         self.skipped_objects: Counter[str] = Counter()
+        self.lost: dict[str, Counter[str]] = {}
         self.codecs: list[Codec] = []
         self._writers: dict[str, FormatWriter] = {}
+        self._formats: dict[str, Format] = {}
         for name in plan.settings.format:
             writer = _format_writer(name, plan.settings)
             writer.open(staging / name, plan.classes, plan.splits)
             self._writers[name] = writer
+            self._formats[name] = resolve("formats", name)
+            self.lost[name] = Counter()
 
     def add(self, item: Item, sample: Sample) -> None:
         source = self._plan.runs[item.source].image_path(sample)
@@ -220,16 +224,25 @@ class _Writer:
         name = self._names.name(item.id, suffix)
         self.file_names[item] = name
         split = item.split or "train"
-        first: Path | None = None
-        for format_name, writer in self._writers.items():
-            target = self._staging / format_name / writer.image_path(name, split)
-            if first is None:
+        coded: Path | None = None
+        # Writers that take the image's bytes come last, when it lies in another's tree.
+        for format_name, writer in sorted(
+            self._writers.items(), key=lambda item: not item[1].places_images
+        ):
+            target = self._staging / LOOSE_IMAGES / name
+            if writer.places_images:
+                target = self._staging / format_name / writer.image_path(name, split, written)
+            if coded is None:
                 place_image(source, target, sample, codec)
                 self.codecs.append(survey([target])[0])
-                first = target
-            else:
-                link_or_copy(first, target)
-            writer.add(written, name, split)
+                coded = target
+            elif writer.places_images:
+                link_or_copy(coded, target)
+            writer.add(written, name, split, coded)
+            self.lost[format_name] += losses(
+                written, self._plan.classes, self._formats[format_name]
+            )
+        (self._staging / LOOSE_IMAGES / name).unlink(missing_ok=True)
         self.images[split][item.kind] += 1
         for instance in written.layout.instances:
             if not self._plan.classes.is_stuff(instance.label):
@@ -247,14 +260,15 @@ class _Writer:
         )
 
     def close(self) -> dict[str, WriteReport]:
+        loose = self._staging / LOOSE_IMAGES
+        if loose.is_dir():
+            shutil.rmtree(loose)
         return {name: writer.close() for name, writer in self._writers.items()}
 
 
 def _format_writer(name: str, settings: ExportConfig) -> FormatWriter:
-    if name == "coco":
-        return CocoWriter(CategoryIds.parse(settings.category_ids))
     chosen: Format = resolve("formats", name)
-    return chosen.writer()
+    return chosen.writer(WriteOptions(category_ids=settings.category_ids))
 
 
 def _own_suffix(source: Path) -> str:
@@ -301,9 +315,6 @@ def _verify(run: ProgramRun, plan: _Plan, staging: Path, writer: _Writer) -> Cou
 
     for number, name in enumerate(plan.settings.format):
         found = check_format(staging / name, name, plan.classes, expected(), set(plan.splits))
-        if name == "coco":
-            images = {split: kinds.total() for split, kinds in writer.images.items()}
-            check_coco(staging / name, images, found.total())
         objects = found if number == 0 else objects
         run.check_stop()
     run.reporter.advance(len(plan.selection.items))
@@ -321,6 +332,9 @@ def _report(
         left = {k: v for k, v in report.skipped.items() if k != "stuff class"}
         if left:
             notes.append(f"{name}: left out {', '.join(f'{n} {why}' for why, n in left.items())}")
+        lost = ", ".join(f"{n} {what}" for what, n in sorted(writer.lost[name].items()))
+        if lost:
+            notes.append(f"{name} cannot hold {lost}")
         notes += [f"{name}: {note}" for note in report.notes]
     splits = {s: kinds.total() for s, kinds in writer.images.items()}
     by_class = {c: row.total() for c, row in sorted(writer.objects.items())}

@@ -12,21 +12,11 @@ import yaml
 
 from rsgen.config import Config, section_name
 from rsgen.export.selection import ancestry
+from rsgen.registry import resolve
 from rsgen.request import COUNT_KEYS, RunInfo, request_keys
 from rsgen.store import SampleRun, is_model_name, run_folder
 
 __all__ = ["command_line", "dataset_card"]
-
-HOW_TO_LOAD = {
-    "coco": "`coco/annotations/instances_SPLIT.json`, images in `coco/images/SPLIT/` "
-    "(pycocotools, or any detector that reads COCO)",
-    "dota": "`dota/SPLIT/labelTxt/*.txt` beside `dota/SPLIT/images/`; the first edge of a quad is "
-    "the object's front where its heading is known",
-    "yolo": "`yolo/data.yaml`, boxes in `yolo/labels/SPLIT/`",
-    "yolo-obb": "`yolo-obb/data.yaml`, four corners in `yolo-obb/labels/SPLIT/`",
-    "yolo-seg": "`yolo-seg/data.yaml`, outlines in `yolo-seg/labels/SPLIT/`",
-    "jsonl": "`jsonl/*.jsonl`, one whole sample a line with masks, prompts, scores and provenance",
-}
 
 POSITIONAL = frozenset({"run", "dataset", "checkpoint"})
 FLAGS = {("export", "real"): "--with-real", ("filter", "checkpoint"): "--model"}
@@ -142,7 +132,7 @@ def dataset_card(
         "",
         "## Files",
         "",
-        *(f"- {HOW_TO_LOAD.get(name, f'`{name}/`')}" for name in formats),
+        *(f"- `{name}/`: {resolve('formats', name).files}" for name in formats),
         "",
     ]  # fmt: skip
     if notes:

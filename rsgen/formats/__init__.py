@@ -1,4 +1,4 @@
-"""Label formats, read and write side by side: COCO, DOTA, YOLO, JSON lines."""
+"""Label formats, read and write side by side; the registry lists them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from rsgen.errors import DataError
+from rsgen.errors import DataError, UsageError
 from rsgen.formats.checks import raster_session
 from rsgen.formats.common import (
     Dataset,
     Format,
     FormatReader,
     FormatWriter,
+    Holds,
     ReadRequest,
     SafeNames,
+    WriteOptions,
     WriteReport,
     write_dataset,
 )
-from rsgen.formats.detect import Detection, detect
+from rsgen.formats.detect import Detection, detect, readable
 from rsgen.images import MAX_PIXELS
 from rsgen.records import ClassTable
 from rsgen.registry import resolve
@@ -29,11 +31,14 @@ __all__ = [
     "Format",
     "FormatReader",
     "FormatWriter",
+    "Holds",
     "ReadRequest",
     "SafeNames",
+    "WriteOptions",
     "WriteReport",
     "detect",
     "read_dataset",
+    "readable",
     "write_dataset",
 ]
 
@@ -84,6 +89,10 @@ def read_dataset(
         found = detect(request.path, request.labels)
         format = found.format
     chosen: Format = resolve("formats", format)
+    if chosen.read is None:
+        raise UsageError(
+            f"{format} is written, not read", hint=f"formats to read: {', '.join(readable())}"
+        )
     with raster_session():
         dataset = chosen.read(request)
     if found is not None:

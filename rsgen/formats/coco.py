@@ -7,6 +7,8 @@ in `segmentation`. `difficult`, `truncated` (annotation) and `gsd_m` (image) sta
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,21 +20,25 @@ from rsgen.formats.atlas import fill_outlines
 from rsgen.formats.checks import check_box, no_pixel, number
 from rsgen.formats.coco_images import ImagePlaces, ImageRecord, find_image
 from rsgen.formats.coco_shapes import bbox_of, shape_of
-from rsgen.formats.coco_write import CocoWriter
+from rsgen.formats.coco_write import CategoryIds, CocoWriter
 from rsgen.formats.common import (
     Dataset,
     Format,
+    Found,
+    Holds,
     Problem,
     ReadRequest,
+    Source,
     Tally,
     split_of_path,
+    things_only,
 )
 from rsgen.formats.files import relative
 from rsgen.formats.names import LabelNames, paint_order
-from rsgen.geometry import Array, wrap_angle
-from rsgen.records import Instance, Layout, Sample
+from rsgen.geometry import Array, quad_to_rotated_box, rotated_box_to_quad, wrap_angle
+from rsgen.records import ClassTable, Instance, Layout, Sample
 
-__all__ = ["FORMAT", "coco_files", "looks_like_coco", "read_coco"]
+__all__ = ["FORMAT", "check_coco", "coco_files", "looks_like_coco", "read_coco"]
 
 HEAD_BYTES = 1 << 16
 
@@ -301,4 +307,64 @@ def _instance(
     return instance, shape.parts
 
 
-FORMAT = Format("coco", read_coco, CocoWriter)
+def _detect(source: Source) -> Found | None:
+    if source.root.is_file() and source.root.suffix.lower() != ".json":
+        return None
+    files = coco_files(source.root)
+    if not files:
+        return None
+    listed = ", ".join(relative(f, source.base) for f in files[:3])
+    return Found(f"{listed} with images, annotations and categories", "json", len(files))
+
+
+def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
+    """A quad beside a mask comes back as its rotated rectangle, alone as its four corners."""
+    kept = things_only(instance, layout, classes)
+    if kept is None:
+        return None
+    quad = kept.quad
+    if quad is not None and kept.mask is not None:
+        quad = rotated_box_to_quad(quad_to_rotated_box(quad))
+    return replace(
+        kept, box=kept.bounds(), quad=quad, caption=None, attributes={}, scores={}, reasons=()
+    )
+
+
+def check_coco(folder: Path, images: Mapping[str, int], objects: int) -> None:
+    """Load every instances_SPLIT.json with pycocotools and count; decode some masks.
+
+    Raises:
+        DataError: pycocotools cannot load it, or counts differ.
+    """
+    from pycocotools.coco import COCO
+
+    total = 0
+    for path in sorted((folder / "annotations").glob("instances_*.json")):
+        split = path.stem.removeprefix("instances_")
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                coco = COCO(str(path))
+            for annotation in coco.loadAnns(coco.getAnnIds()[:20]):
+                if annotation["segmentation"]:
+                    coco.annToMask(annotation)
+        except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+            raise DataError(f"pycocotools cannot load {path.name} ({error!r})") from error
+        if len(coco.getImgIds()) != images.get(split, 0):
+            raise DataError(
+                f"{path.name}: {len(coco.getImgIds())} images, expected {images.get(split)}"
+            )
+        total += len(coco.getAnnIds())
+    if total != objects:
+        raise DataError(f"pycocotools finds {total} objects, expected {objects}")
+
+
+FORMAT = Format(
+    "coco",
+    "`annotations/instances_SPLIT.json`, images in `images/SPLIT/` (pycocotools, or any detector "
+    "that reads COCO)",
+    read_coco,
+    lambda options: CocoWriter(CategoryIds.parse(options.category_ids)),
+    _detect,
+    Holds(_held, frozenset({"gsd_m"})),
+    check=check_coco,
+)

@@ -197,6 +197,7 @@ class CocoWriter:
     """
 
     name = "coco"
+    places_images = True
 
     def __init__(self, category_ids: CategoryIds | None = None) -> None:
         self._category_ids = category_ids or CategoryIds()
@@ -220,7 +221,7 @@ class CocoWriter:
             path = out_dir / "annotations" / f"instances_{split}.json"
             self._files[split] = _SplitFile.start(path, head)
 
-    def image_path(self, image_name: str, split: str) -> str:
+    def image_path(self, image_name: str, split: str, sample: Sample) -> str:
         return f"images/{split}/{image_name}"
 
     def _category(self, label: str) -> int | None:
@@ -231,7 +232,7 @@ class CocoWriter:
         name, stuff = self._labels[label]
         return None if stuff else self._ids[name]
 
-    def add(self, sample: Sample, image_name: str, split: str) -> None:
+    def add(self, sample: Sample, image_name: str, split: str, image: Path | None = None) -> None:
         file, layout = self._files[split], sample.layout
         image: dict[str, Any] = {
             "id": file.images + 1,

@@ -1,7 +1,10 @@
-"""What every label format shares: the reader and writer protocols, and the tally of a read.
+"""What every label format shares: what a format is, and the tally of a read.
 
-A reader turns a dataset folder into `Dataset`: samples, failures and counts that add up. A
-writer is fed one sample at a time and holds nothing that grows with pixels or labels.
+A format is one module with one `Format`, and one line in the registry. Its reader turns a
+dataset folder into `Dataset`: samples, failures and counts that add up. Its writer is fed one
+sample at a time and holds nothing that grows with pixels or labels. `Holds` says what of a
+sample comes back when what was written is read: an export is checked against it, and what it
+leaves out is told to the user.
 """
 
 from __future__ import annotations
@@ -9,23 +12,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from rsgen.errors import DataError, UsageError
 from rsgen.images import MAX_PIXELS
-from rsgen.records import ClassTable, Failure, Sample
+from rsgen.records import ClassTable, Failure, Instance, Layout, Sample
 
 __all__ = [
+    "SAMPLE_FIELDS",
     "Dataset",
     "Format",
     "FormatReader",
     "FormatWriter",
+    "Found",
+    "Holds",
     "Problem",
     "ReadRequest",
     "SafeNames",
+    "Source",
     "Tally",
+    "WriteOptions",
     "WriteReport",
+    "things_only",
     "split_of_path",
     "write_dataset",
 ]
@@ -126,20 +136,32 @@ class FormatReader(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """What a writer may be told; each format takes the fields that concern it."""
+
+    category_ids: str = "start=1"
+
+
 class FormatWriter(Protocol):
     """Streamed writing: `open`, then one `add` a sample, then `close` (or `abort` after an error).
 
-    The caller puts the image at `out_dir / image_path(image_name, split)`; writers touch labels
-    only. `image_name` is a file name without folders, distinct by stem (see `SafeNames`).
+    The caller puts the coded image at `out_dir / image_path(...)` before it calls `add`, and
+    hands its path over as `image` (None: labels alone are written). Where `places_images` is
+    False the image lies elsewhere, and `add` takes its bytes from there. `image_name` is a file
+    name without folders, distinct by stem (see `SafeNames`).
     """
 
     name: str
+    places_images: bool
 
     def open(self, out_dir: Path, classes: ClassTable, splits: Sequence[str]) -> None: ...
 
-    def image_path(self, image_name: str, split: str) -> str: ...
+    def image_path(self, image_name: str, split: str, sample: Sample) -> str: ...
 
-    def add(self, sample: Sample, image_name: str, split: str) -> None: ...
+    def add(
+        self, sample: Sample, image_name: str, split: str, image: Path | None = None
+    ) -> None: ...
 
     def close(self) -> WriteReport: ...
 
@@ -149,12 +171,107 @@ class FormatWriter(Protocol):
 
 
 @dataclass(frozen=True)
+class Source:
+    """What `--format auto` looks at: a dataset folder or label file, listed once for all."""
+
+    path: Path
+    labels: Path | None = None
+    _listed: dict[frozenset[str], list[Path]] = field(default_factory=dict, compare=False)
+
+    @property
+    def root(self) -> Path:
+        """Where labels are: the labels folder or file if given, else the dataset."""
+        return self.labels or self.path
+
+    @cached_property
+    def base(self) -> Path:
+        """The folder that names of files are given relative to."""
+        return self.root if self.root.is_dir() else self.root.parent
+
+    def files(self, *suffixes: str) -> list[Path]:
+        """Files under `root` with one of the suffixes (lower case, with their dot), sorted.
+
+        A `root` that is a file is listed when its suffix is among them.
+        """
+        from rsgen.formats.files import list_files
+
+        if self.root.is_file():
+            return [self.root] if self.root.suffix.lower() in suffixes else []
+        key = frozenset(suffixes)
+        if key not in self._listed:
+            self._listed[key] = list_files(self.root, key)
+        return self._listed[key]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Why a source is of a format: what in the files says so.
+
+    Formats of one `family` (text, xml, json ...) may claim the same files: the one with most
+    `votes` is meant, and one without votes only where nobody else has any. Claims of several families are for the user to choose from.
+    """
+
+    what: str
+    family: str
+    votes: int = 1
+
+
+SAMPLE_FIELDS = frozenset({"attributes", "geo", "gsd_m", "prompt", "provenance", "scores"})
+
+
+def things_only(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
+    """What a detection format holds at best: stuff, and what lies outside, is left out."""
+    box = instance.bounds()
+    if classes.is_stuff(instance.label) or box is None:
+        return None
+    return None if box.clip(layout.width, layout.height).area <= 0 else instance
+
+
+@dataclass(frozen=True)
+class Holds:
+    """What of a sample comes back when a format's files are read.
+
+    instance: (instance, its layout, classes) -> the instance as it comes back, None when it is
+        left out. What is None or unset in it is not promised.
+    sample: fields beyond image, size and split, of `SAMPLE_FIELDS`.
+    """
+
+    instance: Callable[[Instance, Layout, ClassTable], Instance | None] = things_only
+    sample: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Format:
-    """One entry of the registry group `formats`."""
+    """One entry of the registry group `formats`.
+
+    files: where labels and images lie in what is written, a line for help and the dataset card.
+    read: None for a format that is written only.
+    detect: what in a source says that it is of this format; None where it is only read by name.
+    make_writer: None for a format that is read only.
+    compare: (sample as it should come back, as it does, classes) -> what differs, or None; for
+        formats that do not keep single instances. Default: instance by instance.
+    check: (folder, images by split, objects) -> None; a second look at what was written, by
+        other means than ours. Raises DataError. A format without a reader needs one.
+    """
 
     name: str
-    read: FormatReader
-    writer: Callable[..., FormatWriter]
+    files: str
+    read: FormatReader | None
+    make_writer: Callable[[WriteOptions], FormatWriter] | None = None
+    detect: Callable[[Source], Found | None] | None = None
+    holds: Holds = Holds()
+    compare: Callable[[Sample, Sample, ClassTable], str | None] | None = None
+    check: Callable[[Path, Mapping[str, int], int], None] | None = None
+
+    def writer(self, options: WriteOptions | None = None) -> FormatWriter:
+        """A new writer.
+
+        Raises:
+            UsageError: the format is read only.
+        """
+        if self.make_writer is None:
+            raise UsageError(f"{self.name} is read, not written", hint="choose another --format")
+        return self.make_writer(options or WriteOptions())
 
 
 class Tally:
@@ -299,11 +416,12 @@ def write_dataset(
                     hint="name every split of the samples",
                 )
             name = names.name(sample.id, suffix)
+            target = None
             if copy_image is not None:
-                target = out_dir / writer.image_path(name, split)
+                target = out_dir / writer.image_path(name, split, sample)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy_image(sample, target)
-            writer.add(sample, name, split)
+            writer.add(sample, name, split, target)
         return writer.close()
     except BaseException:
         writer.abort()

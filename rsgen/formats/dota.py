@@ -17,15 +17,26 @@ from rsgen.formats.checks import axis_aligned, check_quad, number
 from rsgen.formats.common import (
     Dataset,
     Format,
+    Found,
+    Holds,
     Problem,
     ReadRequest,
+    Source,
     Tally,
     WriteReport,
+    things_only,
 )
 from rsgen.formats.files import read_lines
 from rsgen.formats.names import LabelNames, paint_order
-from rsgen.formats.pairs import Pair, Pairs, find_pairs, image_root
-from rsgen.geometry import box_quad, heading_of, quad_from_tuple
+from rsgen.formats.pairs import (
+    Pair,
+    Pairs,
+    empty_labels,
+    find_pairs,
+    image_root,
+    text_votes,
+)
+from rsgen.geometry import bounds, box_quad, heading_of, quad_from_tuple
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
 __all__ = ["FORMAT", "DotaWriter", "parse_line", "read_dota", "safe_class_name"]
@@ -213,6 +224,7 @@ class DotaWriter:
     """
 
     name = "dota"
+    places_images = True
 
     def __init__(self, layout: Literal["labelTxt", "annfiles"] = "labelTxt") -> None:
         if layout not in ("labelTxt", "annfiles"):
@@ -230,7 +242,7 @@ class DotaWriter:
             (out_dir / split / self._folder).mkdir(parents=True, exist_ok=True)
             (out_dir / split / "images").mkdir(parents=True, exist_ok=True)
 
-    def image_path(self, image_name: str, split: str) -> str:
+    def image_path(self, image_name: str, split: str, sample: Sample) -> str:
         return f"{split}/images/{image_name}"
 
     def _class_name(self, label: str) -> str | None:
@@ -240,7 +252,7 @@ class DotaWriter:
             self._names[label] = None if entry.kind == "stuff" else safe_class_name(entry.name)
         return self._names[label]
 
-    def add(self, sample: Sample, image_name: str, split: str) -> None:
+    def add(self, sample: Sample, image_name: str, split: str, image: Path | None = None) -> None:
         lines = [] if self._folder == "annfiles" else self._header(sample)
         for instance in sample.layout.instances:
             name, box = self._class_name(instance.label), instance.bounds()
@@ -276,4 +288,42 @@ def _text(value: float) -> str:
     return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
-FORMAT = Format("dota", read_dota, DotaWriter)
+def _detect(source: Source) -> Found | None:
+    found = text_votes(source, "eight coordinates and a class name", _is_label)
+    if found is not None:
+        return found
+    folder = empty_labels(source)
+    if folder is None or (folder.startswith("label") and folder != "labelTxt"):
+        return None
+    return Found(f"empty label files in {folder}", "text")
+
+
+def _is_label(line: str) -> bool:
+    if line.lower().startswith(("imagesource:", "gsd:")):
+        return True
+    try:
+        parse_line(line)
+    except Problem:
+        return False
+    return True
+
+
+def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
+    kept = things_only(instance, layout, classes)
+    if kept is None:
+        return None
+    box = kept.bounds() if kept.quad is None else bounds(kept.quad)
+    return Instance(
+        kept.label, box, kept.quad, heading_rad=kept.heading_rad, difficult=kept.difficult
+    )
+
+
+FORMAT = Format(
+    "dota",
+    "`SPLIT/labelTxt/*.txt` beside `SPLIT/images/`; the first edge of a quad is the object's front "
+    "where its heading is known",
+    read_dota,
+    lambda _: DotaWriter(),
+    _detect,
+    Holds(_held, frozenset({"gsd_m"})),
+)

@@ -16,10 +16,14 @@ from rsgen.errors import DataError, UsageError
 from rsgen.formats.checks import check_box, check_crop, check_quad, check_size, finite_numbers
 from rsgen.formats.checks import number as check_number
 from rsgen.formats.common import (
+    SAMPLE_FIELDS,
     Dataset,
     Format,
+    Found,
+    Holds,
     Problem,
     ReadRequest,
+    Source,
     Tally,
     WriteReport,
     split_of_path,
@@ -28,7 +32,7 @@ from rsgen.formats.files import relative, safe_relative, size_of
 from rsgen.formats.names import LabelNames
 from rsgen.geometry import Box
 from rsgen.mask import Mask
-from rsgen.records import ClassTable, Instance, Sample, sample_from_row, sample_row
+from rsgen.records import ClassTable, Instance, Layout, Sample, sample_from_row, sample_row
 
 __all__ = ["FORMAT", "JsonlWriter", "jsonl_files", "read_jsonl", "sample_from_json", "to_json"]
 
@@ -210,6 +214,7 @@ class JsonlWriter:
     """`SPLIT.jsonl`, `images/SPLIT/` and classes.json; every field and class is kept."""
 
     name = "jsonl"
+    places_images = True
 
     def __init__(self) -> None:
         self._files: dict[str, TextIO] = {}
@@ -224,11 +229,11 @@ class JsonlWriter:
             path = out_dir / f"{split}.jsonl.tmp"
             self._files[split] = path.open("w", encoding="utf-8")
 
-    def image_path(self, image_name: str, split: str) -> str:
+    def image_path(self, image_name: str, split: str, sample: Sample) -> str:
         return f"images/{split}/{image_name}"
 
-    def add(self, sample: Sample, image_name: str, split: str) -> None:
-        written = replace(sample, image=self.image_path(image_name, split), split=split)
+    def add(self, sample: Sample, image_name: str, split: str, image: Path | None = None) -> None:
+        written = replace(sample, image=self.image_path(image_name, split, sample), split=split)
         self._files[split].write(to_json(written) + "\n")
         self._images += 1
         self._labels += len(sample.layout.instances)
@@ -246,4 +251,27 @@ class JsonlWriter:
             Path(handle.name).unlink(missing_ok=True)
 
 
-FORMAT = Format("jsonl", read_jsonl, JsonlWriter)
+def _detect(source: Source) -> Found | None:
+    if source.root.is_file() and source.root.suffix.lower() != ".jsonl":
+        return None
+    for file in jsonl_files(source.root):
+        with file.open("rb") as handle:
+            line = handle.readline(1 << 20)
+        if line.lstrip().startswith(b"{") and b'"instances"' in line:
+            return Found(f"{file.name} has one sample a line", "jsonl")
+    return None
+
+
+def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance:
+    return instance
+
+
+FORMAT = Format(
+    "jsonl",
+    "`*.jsonl`, one whole sample a line with masks, prompts, scores and provenance; images in "
+    "`images/SPLIT/`",
+    read_jsonl,
+    lambda _: JsonlWriter(),
+    _detect,
+    Holds(_held, SAMPLE_FIELDS),
+)

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rsgen.errors import DataError
-from rsgen.formats.common import Problem, ReadRequest, Tally, split_of_path
+from rsgen.formats.common import Found, Problem, ReadRequest, Source, Tally, split_of_path
 from rsgen.formats.files import (
     ImageFolder,
     is_under,
     join_key,
     list_files,
     names_labels,
+    read_lines,
     relative,
     size_of,
 )
 from rsgen.images import IMAGE_SUFFIXES
 
-__all__ = ["Pair", "Pairs", "find_pairs", "image_root", "label_base", "label_files"]
+__all__ = [
+    "Pair",
+    "Pairs",
+    "empty_labels",
+    "find_pairs",
+    "image_root",
+    "label_base",
+    "label_files",
+    "text_votes",
+]
+
+LOOKED_AT = 50  # label files that say what format a folder is of
+LINES_LOOKED_AT = 20
 
 NOT_LABELS = re.compile(
     r"^(classes|obj|names|readme.*|license.*|notes|changelog|train|val|valid|test|trainval"
@@ -165,3 +179,37 @@ def label_files(request: ReadRequest, images: ImageFolder | None = None) -> list
         if not NOT_LABELS.match(f.stem)
         or (images is not None and images.find(join_key(f, base), stem_is_unique=True) is not None)
     ]
+
+
+def _looked_at(source: Source) -> list[Path]:
+    if source.root.is_file() and source.root.suffix.lower() != ".txt":
+        return []
+    return label_files(ReadRequest(source.path, labels=source.labels))[:LOOKED_AT]
+
+
+def text_votes(source: Source, kind: str, is_line: Callable[[str], bool]) -> Found | None:
+    """What speaks for a text format: label files of which most lines are of it.
+
+    `is_line` judges a line without white space at its ends; `kind` says what such a line has.
+    """
+    files = [file for file in _looked_at(source) if _most_lines(file, is_line)]
+    if not files:
+        return None
+    return Found(f"{relative(files[0], source.base)} has {kind}", "text", len(files))
+
+
+def _most_lines(file: Path, is_line: Callable[[str], bool]) -> bool:
+    try:
+        lines = [line.strip() for line in read_lines(file)]
+    except Problem:
+        return False
+    lines = [line for line in lines if line][:LINES_LOOKED_AT]
+    return 2 * sum(map(is_line, lines)) > len(lines)
+
+
+def empty_labels(source: Source) -> str | None:
+    """The name of the folder of label files when there are some and all are empty."""
+    files = _looked_at(source)
+    if not files or any(file.read_bytes().strip() for file in files):
+        return None
+    return files[0].parent.name

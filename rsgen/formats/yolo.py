@@ -15,21 +15,39 @@ import yaml
 
 from rsgen.errors import DataError
 from rsgen.formats.atlas import fill_outlines
-from rsgen.formats.checks import check_box, check_outlines, check_quad, no_pixel, number
+from rsgen.formats.checks import (
+    check_box,
+    check_outlines,
+    check_quad,
+    no_pixel,
+    number,
+    quad_inside,
+)
 from rsgen.formats.common import (
     SPLITS,
     Dataset,
     Format,
+    Found,
+    Holds,
     Problem,
     ReadRequest,
+    Source,
     Tally,
+    things_only,
 )
 from rsgen.formats.files import read_lines
 from rsgen.formats.names import LabelNames, paint_order
-from rsgen.formats.pairs import Pair, Pairs, find_pairs, image_root
+from rsgen.formats.pairs import (
+    Pair,
+    Pairs,
+    empty_labels,
+    find_pairs,
+    image_root,
+    text_votes,
+)
 from rsgen.formats.yolo_write import YoloWriter
-from rsgen.geometry import Box, heading_of
-from rsgen.records import Instance, Layout, Sample
+from rsgen.geometry import Box, bounds, box_quad, heading_of
+from rsgen.records import ClassTable, Instance, Layout, Sample
 
 __all__ = [
     "YOLO",
@@ -329,6 +347,70 @@ def _read_segments(request: ReadRequest) -> Dataset:
     return read_yolo(request, "yolo-seg")
 
 
-YOLO = Format("yolo", _read_boxes, lambda: YoloWriter("yolo"))
-YOLO_OBB = Format("yolo-obb", _read_obb, lambda: YoloWriter("yolo-obb"))
-YOLO_SEG = Format("yolo-seg", _read_segments, lambda: YoloWriter("yolo-seg"))
+def _detect(source: Source) -> Found | None:
+    found = text_votes(source, "class indices and shares of the image", looks_like_yolo)
+    if found is not None:
+        return found
+    if source.root.is_dir() or source.root.suffix.lower() in (".yaml", ".yml"):
+        names = class_names(source.root)
+        if names.source is not None:
+            return Found(f"{names.source} lists class names", "text", 0)
+    folder = empty_labels(source)
+    if folder is not None and folder.startswith("label") and folder != "labelTxt":
+        return Found(f"empty label files in {folder}", "text")
+    return None
+
+
+def _held_box(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
+    kept = things_only(instance, layout, classes)
+    return None if kept is None else Instance(kept.label, kept.bounds())
+
+
+def _held_corners(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
+    """Corners must lie inside the image: a quad over the border is cut and fitted again."""
+    kept = things_only(instance, layout, classes)
+    if kept is None:
+        return None
+    box, quad = kept.bounds(), kept.quad
+    if quad is not None:
+        quad = quad_inside(quad, kept.heading_rad, layout.width, layout.height)
+    if quad is None and box is not None:
+        quad = box_quad(box.clip(layout.width, layout.height))
+    if quad is None:
+        return None
+    return Instance(kept.label, bounds(quad), quad, heading_rad=kept.heading_rad)
+
+
+def _held_outline(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
+    kept = things_only(instance, layout, classes)
+    if kept is None:
+        return None
+    if kept.mask is not None:
+        inside = kept.mask.window(0, 0, layout.width, layout.height)
+        return None if inside is None else Instance(kept.label, inside.box, mask=inside)
+    corners = _held_corners(kept, layout, classes)
+    return None if corners is None else Instance(kept.label, corners.box)
+
+
+YOLO = Format(
+    "yolo",
+    "`data.yaml`, boxes in `labels/SPLIT/`, images in `images/SPLIT/`",
+    _read_boxes,
+    lambda _: YoloWriter("yolo"),
+    _detect,
+    Holds(_held_box),
+)
+YOLO_OBB = Format(
+    "yolo-obb",
+    "`data.yaml`, four corners in `labels/SPLIT/`, images in `images/SPLIT/`",
+    _read_obb,
+    lambda _: YoloWriter("yolo-obb"),
+    holds=Holds(_held_corners),
+)
+YOLO_SEG = Format(
+    "yolo-seg",
+    "`data.yaml`, outlines in `labels/SPLIT/`, images in `images/SPLIT/`",
+    _read_segments,
+    lambda _: YoloWriter("yolo-seg"),
+    holds=Holds(_held_outline),
+)

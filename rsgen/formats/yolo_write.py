@@ -41,6 +41,7 @@ class YoloWriter:
 
     def __init__(self, kind: Literal["yolo", "yolo-obb", "yolo-seg"]) -> None:
         self.name: str = kind
+        self.places_images = True
         self._images = self._labels = 0
         self._skipped: dict[str, int] = {}
         self._index: dict[str, int | None] = {}
@@ -52,7 +53,7 @@ class YoloWriter:
             (out_dir / "images" / split).mkdir(parents=True, exist_ok=True)
             (out_dir / "labels" / split).mkdir(parents=True, exist_ok=True)
 
-    def image_path(self, image_name: str, split: str) -> str:
+    def image_path(self, image_name: str, split: str, sample: Sample) -> str:
         return f"images/{split}/{image_name}"
 
     def _class_index(self, label: str) -> int | None:
@@ -63,7 +64,7 @@ class YoloWriter:
             self._index[label] = None if stuff else self._things.index(entry.name)
         return self._index[label]
 
-    def add(self, sample: Sample, image_name: str, split: str) -> None:
+    def add(self, sample: Sample, image_name: str, split: str, image: Path | None = None) -> None:
         width, height = sample.layout.width, sample.layout.height
         with raster_session():
             lines = self._lines(sample, width, height)
