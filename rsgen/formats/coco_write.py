@@ -234,15 +234,15 @@ class CocoWriter:
 
     def add(self, sample: Sample, image_name: str, split: str, image: Path | None = None) -> None:
         file, layout = self._files[split], sample.layout
-        image: dict[str, Any] = {
+        record: dict[str, Any] = {
             "id": file.images + 1,
             "file_name": image_name,
             "width": layout.width,
             "height": layout.height,
         }
         if layout.gsd_m is not None:
-            image["gsd_m"] = layout.gsd_m
-        file.add_image(image)
+            record["gsd_m"] = layout.gsd_m
+        file.add_image(record)
         with raster_session():
             self._add_labels(layout, file)
 

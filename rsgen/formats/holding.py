@@ -152,7 +152,7 @@ def _matched(
         off[~free] = np.inf
         best = off[free].min()
         # Objects with equal boxes are told apart by their masks.
-        near = np.flatnonzero(free & (off <= best + TOLERANCE_PX))
+        near = np.flatnonzero(free & (off <= best + TOLERANCE_PX)).tolist()
         same = [k for k in near if read[k].instance.mask == shape.instance.mask]
         nearest = int(same[0] if same else off.argmin())
         free[nearest] = False
