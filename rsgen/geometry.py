@@ -23,6 +23,7 @@ __all__ = [
     "Box",
     "Quad",
     "RotatedBox",
+    "Window",
     "apply_affine",
     "as_array",
     "bounds",
@@ -82,6 +83,25 @@ class Box:
 
     def shift(self, dx: float, dy: float) -> Box:
         return Box(self.x0 + dx, self.y0 + dy, self.x1 + dx, self.y1 + dy)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of an image in whole pixels of it: a tile of a scene."""
+
+    x0: int
+    y0: int
+    width: int
+    height: int
+
+    @property
+    def box(self) -> Box:
+        return Box(
+            float(self.x0),
+            float(self.y0),
+            float(self.x0 + self.width),
+            float(self.y0 + self.height),
+        )
 
 
 @dataclass(frozen=True, slots=True)

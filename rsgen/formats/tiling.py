@@ -7,15 +7,15 @@ the same direction, so its heading stays true; it is marked truncated.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from rsgen.errors import UsageError
 from rsgen.geometry import (
     Array,
-    Box,
     Quad,
+    Window,
     as_array,
     bounds,
     box_quad,
@@ -30,25 +30,6 @@ __all__ = ["LARGE", "Window", "cut_layout", "cut_sample", "fit_along", "needs_ti
 LARGE = 1.5  # only scenes whose long side is over this many tiles are cut
 KEEP = 0.3
 WHOLE = 1 - 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A tile in whole pixels of its scene."""
-
-    x0: int
-    y0: int
-    width: int
-    height: int
-
-    @property
-    def box(self) -> Box:
-        return Box(
-            float(self.x0),
-            float(self.y0),
-            float(self.x0 + self.width),
-            float(self.y0 + self.height),
-        )
 
 
 def needs_tiling(width: int, height: int, size: int) -> bool:
