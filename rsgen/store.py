@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsgen.errors import DataError
+from rsgen.hints import check_path
 from rsgen.images import IMAGE_SUFFIXES, Pixels, read_image, replace_bytes, sha256_file
 from rsgen.records import (
     ClassTable,
@@ -108,7 +109,7 @@ def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef
         # A model by name: its hash enters the request beside the inputs.
         return InputRef(name, str(path), digest(str(path)), digest(str(path)))
     if not path.exists():
-        raise DataError(f"{name}: {path} does not exist", hint="check the path")
+        raise DataError(f"{name}: {path} does not exist", hint=check_path(path))
     out = run_folder(path)
     if out is None:
         listing = digest(_listing(path))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from rsgen.errors import SetupError, UsageError
+from rsgen.hints import check_path
 from rsgen.images import sha256_file
 from rsgen.models.card import ModelCard, read_card
 from rsgen.registry import resolve
@@ -114,7 +115,9 @@ def model_folder(ref: ModelRef) -> Path:
     path = Path(ref.location).expanduser()
     if not path.exists():
         hub_like = ref.location.count("/") == 1 and not ref.location.startswith((".", "/", "~"))
-        hint = f"for a hub model write hub:{ref.location}" if hub_like else "check the path"
+        hint = check_path(path)
+        if hub_like and not hint.startswith("did you mean"):
+            hint = f"for a hub model write hub:{ref.location}"
         raise UsageError(f"model {ref.location!r}: no such folder", hint=hint)
     if path.is_file():
         _refuse_single_file(path)
@@ -132,7 +135,7 @@ def _refuse_single_file(path: Path) -> None:
         raise SetupError(
             f"{path}: a pickle checkpoint can run code when it is opened; rsgen reads "
             "safetensors only",
-            hint="get the safetensors version of the model as a diffusers folder",
+            hint="get the safetensors version of the model, as a diffusers or transformers folder",
         )
     raise SetupError(
         f"{path}: a single file; rsgen opens diffusers folders",
@@ -145,7 +148,7 @@ def _checked(folder: Path, ref: ModelRef) -> Path:
     if not _is_model(folder):
         raise SetupError(
             f"model {ref}: {folder} has no model_index.json and no config.json",
-            hint="give a diffusers pipeline folder, a ControlNet folder, or the OUT of rsgen train",
+            hint="give a diffusers or transformers model's folder, or the OUT of rsgen train",
         )
     for part in _network_folders(folder):
         if any(part.glob("*.safetensors")):
@@ -156,7 +159,7 @@ def _checked(folder: Path, ref: ModelRef) -> Path:
                 f"model {ref}: {part} has only pickle weights ({pickles[0]}), which can run code "
                 "when opened; rsgen reads safetensors only",
                 hint="take a revision with safetensors, or convert once where you trust the file: "
-                "load it with diffusers and call save_pretrained(FOLDER, safe_serialization=True)",
+                "load it with its library, then save_pretrained(FOLDER, safe_serialization=True)",
             )
         raise SetupError(
             f"model {ref}: {part} has no *.safetensors file",

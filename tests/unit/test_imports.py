@@ -20,7 +20,7 @@ CLI = Path(rsgen_cli.__file__).parent
 
 # Lowest first; modules of one row do not import each other.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "reporting"),
+    ("errors", "reporting", "hints"),
     ("geometry",),
     ("mask",),
     ("records",),
