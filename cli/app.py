@@ -7,18 +7,18 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from rsgen.errors import LockedError, RsgenError, from_os_error
+from rsgen.errors import LockedError
 
 from .commands import COMMANDS, CommandSpec
+from .looking import LOOKING
 from .options import Common, command_signature, config_values, with_signature
 
 if TYPE_CHECKING:
@@ -84,6 +84,19 @@ class OnceCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, order = self.make_parser(ctx).parse_args(list(args))
+        """Parse a line; `--print-config` reads no input and needs none named."""
+        if "--print-config" not in args or self.name == "run":
+            return self._parsed(ctx, args)
+        needed = [p for p in self.params if p.required]
+        for parameter in needed:
+            parameter.required = False
+        try:
+            return self._parsed(ctx, args)
+        finally:
+            for parameter in needed:
+                parameter.required = True
+
+    def _parsed(self, ctx: Any, args: list[str]) -> list[str]:
         for parameter in order:
             free = getattr(parameter, "multiple", True) or getattr(parameter, "is_flag", True)
             if not free and order.count(parameter) > 1:
@@ -116,7 +129,7 @@ def _guarded(spec: CommandSpec, common: Common, given: dict[str, Any]) -> int:
 def _ended(
     spec: CommandSpec, common: Common, given: dict[str, Any], reporter: ConsoleReporter
 ) -> int:
-    from .console import print_error, print_summary
+    from .console import print_summary
 
     # torchrun starts one process a rank, and they share one stdout
     leads = spec.name != "train" or os.environ.get("RANK", "0") == "0"
@@ -130,20 +143,7 @@ def _ended(
         if isinstance(error, LockedError) and common.if_locked == "skip":
             reporter.note(f"{error.message}; skipped")
             return 0
-        print_error(error, as_json=as_json)
-        return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit 1
-        reporter.close()
-        known = from_os_error(error) if isinstance(error, OSError) else None
-        if known is not None:
-            print_error(known, as_json=as_json)
-            return known.exit_code
-        place = _keep_traceback(common)
-        sys.stderr.write(
-            f"error: {type(error).__name__}: {error}\n"
-            f"  this is a bug in rsgen; the traceback is in {place}\n"
-        )
-        return 1
+        return exit_code_of(error, as_json=as_json, keep=partial(_keep_traceback, common))
     reporter.close()
     if summary is None:
         return 0
@@ -157,23 +157,19 @@ def _ended(
     return summary.exit_code
 
 
-def _keep_traceback(common: Common) -> str:
-    text = traceback.format_exc()
-    if os.environ.get("RSGEN_DEBUG"):
-        sys.stderr.write(text)
+def _keep_traceback(common: Common, text: str) -> str | None:
+    """Where the traceback now is: the log file, else the events of an OUT that is a run."""
     path = common.log_file
     if path is None and common.out is not None and (common.out / "run.json").is_file():
         path = common.out / "events.jsonl"
         text = json.dumps({"kind": "traceback", "text": text}) + "\n"
     if path is None:
-        sys.stderr.write(text)
-        return "the lines above"
+        return None
     try:
         with path.open("a", encoding="utf-8") as handle:
             handle.write(text)
     except OSError:
-        sys.stderr.write(text)
-        return "the lines above"
+        return None
     return str(path)
 
 
@@ -219,21 +215,5 @@ class _signals:
 
 for _spec in COMMANDS:
     _register(_spec)
-
-
-def _doctor(
-    json_: bool = typer.Option(False, "--json", help="Print the result as JSON"),
-) -> None:
-    """What is installed, which device, which models are reachable, and what to type."""
-    from rsgen.doctor import diagnose
-
-    from .console import print_report
-
-    report = diagnose(Path.cwd())
-    print_report(report, as_json=json_)
-    raise typer.Exit(report.exit_code)
-
-
-app.command("doctor", short_help="What is installed, which device and models, what to type.")(
-    _doctor
-)
+for _look in LOOKING:
+    app.command(_look.name, help=_look.help, short_help=_look.help, epilog=_look.epilog)(_look.call)

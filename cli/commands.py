@@ -13,7 +13,7 @@ import typer
 
 from rsgen.errors import UsageError
 
-from .options import Common, ConfigOption
+from .options import EXECUTION, Common, ConfigOption
 
 if TYPE_CHECKING:
     from rsgen.reporting import Reporter, RunSummary
@@ -77,8 +77,11 @@ def _model_path(text: str) -> Path:
     return Path(text) if text == "tiny" or text.startswith("hub:") else Path(text).absolute()
 
 
-def _job_call(command: str, inputs: Mapping[str, str]) -> Call:
-    """A call that builds the Job and runs the stage or program; `inputs`: argument -> name."""
+def _job_call(command: str, inputs: Mapping[str, str], flags: Mapping[str, str]) -> Call:
+    """A call that builds the Job and runs the stage or program.
+
+    `inputs`: argument -> name of the input; `flags`: config key -> option.
+    """
 
     def call(
         common: Common,
@@ -88,14 +91,15 @@ def _job_call(command: str, inputs: Mapping[str, str]) -> Call:
         reporter: Reporter,
         control: Control,
     ) -> RunSummary | None:
-        from rsgen.config import dump_yaml, load_config, section_name
+        from rsgen.config import dump_json, dump_yaml, load_config, section_name
         from rsgen.pipeline import read_layers, run_command
         from rsgen.runs import Job
 
         layers = read_layers(common.config)
-        config = load_config(layers, options=options, settings=settings)
+        config = load_config(layers, options=options, settings=settings, flags=flags)
         if common.print_config:
-            sys.stdout.write(dump_yaml(config, [section_name(command)]))
+            dump = dump_json if common.json else dump_yaml
+            sys.stdout.write(dump(config, [section_name(command)]))
             return None
         if common.out is None:
             raise UsageError(f"rsgen {command} needs --out", hint="add --out FOLDER")
@@ -145,7 +149,7 @@ def _run_call(
         dry_run=common.dry_run,
     )
     if common.print_config:
-        sys.stdout.write(print_pipeline(job))
+        sys.stdout.write(print_pipeline(job, as_json=common.json))
         return None
     return run_pipeline(job)
 
@@ -157,7 +161,9 @@ def _spec(
     options: Sequence[ConfigOption] = (),
 ) -> CommandSpec:
     inputs = {parameter.name: input_name for parameter, input_name in arguments}
-    return CommandSpec(name, text, [p for p, _ in arguments], options, _job_call(name, inputs))
+    flags = {option.key: option.flag for option in (*options, *EXECUTION)}
+    call = _job_call(name, inputs, flags)
+    return CommandSpec(name, text, [p for p, _ in arguments], options, call)
 
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
@@ -296,7 +302,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
             (_option("with_real", Path, "--with-real", "Add real samples from this run"), "real"),
         ],
         [
-            O("--format", "export.format", shape="list"),
+            O("--format", "export.format", shape="list", group="formats"),
             O("--split", "export.split"),
             O("--ratio", "export.ratio"),
             O("--image-format", "export.image_format"),

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rsgen.config import choices, is_closed
 from rsgen.errors import UsageError
+from rsgen.registry import names
 from rsgen.settings import Config
 
 __all__ = ["COMMON", "Common", "ConfigOption", "command_signature", "config_values"]
@@ -25,6 +27,7 @@ class ConfigOption:
     key: str
     kind: Any = str
     shape: Literal["one", "list", "pairs"] = "one"  # a,b,c -> list; a=1 (repeated) -> mapping
+    group: str | None = None  # registry group whose names are values; help lists them
 
     @property
     def name(self) -> str:
@@ -38,20 +41,25 @@ class ConfigOption:
         default = field.default
         hidden = default is None or default == () or field.default_factory is not None
         shown = "" if hidden else f" [default: {_show(default)}]"
-        text = f"{field.description or ''}{shown} ({self.key})"
+        known = f"; known: {', '.join(names(self.group))}" if self.group else ""
+        text = f"{field.description or ''}{known}{shown} ({self.key})"
         kind: Any = list[str] if self.shape == "pairs" else self.kind
         annotation: Any = Annotated[  # type: ignore[valid-type]
-            kind | None, typer.Option(self.flag, help=text, metavar=self._meta)
+            kind | None, typer.Option(self.flag, help=text, metavar=self._meta(field.annotation))
         ]
         return _parameter(self.name, annotation, None)
 
-    @property
-    def _meta(self) -> str:
+    def _meta(self, allowed: Any) -> str:
+        """What stands for the value in help: the fixed values, where the key has them."""
         if self.shape == "pairs":
             return "NAME=N"
         if self.shape == "list":
             return "A,B"
-        return {int: "N", float: "X", bool: ""}.get(self.kind, "TEXT")
+        fixed = choices(allowed)
+        if fixed and is_closed(allowed):
+            return f"[{'|'.join(fixed)}]"
+        open_kind = {int: "N", float: "X", bool: ""}.get(self.kind, "N" if fixed else "TEXT")
+        return "|".join([open_kind, *fixed])
 
     def value(self, given: Any) -> Any:
         if self.shape == "list":
@@ -180,7 +188,9 @@ COMMON: tuple[inspect.Parameter, ...] = (
         Annotated[
             str,
             typer.Option(
-                "--if-locked", metavar="WHAT", help="fail (exit 6), skip (exit 0) or wait"
+                "--if-locked",
+                metavar="[fail|skip|wait]",
+                help="When another live run holds OUT: fail (exit 6), skip (exit 0) or wait",
             ),
         ],
         "fail",

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rsgen.config import read_yaml, template_path, templates_root
+from rsgen.config import problem_lines, read_yaml, template_path, templates_root
 from rsgen.errors import UsageError
 from rsgen.records import ClassTable, ObjectClass
 from rsgen.settings import ClassEntry
@@ -61,11 +61,10 @@ def _lines(path: Path) -> list[str]:
 
 def _entry(path: Path, number: int, value: Any) -> ObjectClass:
     try:
-        entry = ClassEntry.model_validate({"name": value} if isinstance(value, str) else value)
+        row = {"name": value} if isinstance(value, str) else value
+        entry = ClassEntry.model_validate(row)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors()
-        )
+        problems = "; ".join(problem_lines(error, ClassEntry, row))
         raise UsageError(f"{path}: class {number}: {problems}") from error
     return ObjectClass(entry.name, entry.aliases, entry.kind, entry.symmetric)
 

@@ -5,23 +5,31 @@ Every problem is reported in one go. YAML is loaded safely; there are no code pa
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from rsgen.errors import UsageError
+from rsgen.hints import check_path, near_name
 from rsgen.settings import Config
 
 __all__ = [
     "Config",
+    "choices",
+    "config_data",
+    "dump_json",
     "dump_yaml",
+    "expected",
+    "is_closed",
     "load_config",
     "parse_pairs",
+    "problem_lines",
     "read_yaml",
     "section_name",
     "template_path",
@@ -57,7 +65,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
+        raise UsageError(f"{path}: no such file", hint=check_path(path)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from error
     try:
@@ -159,6 +167,7 @@ def load_config(
     environ: Mapping[str, str] | None = None,
 ) -> Config:
     """Merge the layers, lowest first, and check everything at once.
+    flags: Mapping[str, str] | None = None,
 
     Args:
         files: template, then file contents, lowest priority first.
@@ -166,6 +175,7 @@ def load_config(
         settings: (dotted key, value) of `-s`.
 
     Raises:
+        flags: dotted key -> option, for messages.
         UsageError: with one line a problem, and the nearest known key for unknown ones.
     """
     tree: dict[str, Any] = {}
@@ -182,37 +192,135 @@ def load_config(
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [_problem(dict(item)) for item in error.errors()]
+        shown = {key: flag for key, flag in (flags or {}).items() if key in dict(options)}
+        lines = problem_lines(error, Config, tree, shown)
         raise UsageError("configuration:\n  " + "\n  ".join(lines)) from error
 
 
-def _problem(item: dict[str, Any]) -> str:
-    path = [str(part) for part in item["loc"]]
-    dotted = ".".join(path)
+def problem_lines(
+    error: ValidationError,
+    model: type[BaseModel],
+    tree: Any,
+    flags: Mapping[str, str] | None = None,
+    prefix: str = "",
+) -> list[str]:
+    """One line a wrong value: its key, what is expected, what was given, and a near name.
+
+    `tree` is what was validated, at the key `prefix`; `flags` names the options of some keys.
+    """
+    lines: dict[str, str] = {}
+    for item in error.errors():
+        path = _path_in(tree, item["loc"])
+        if item["type"] in {"missing", "extra_forbidden"}:
+            path = item["loc"]
+        dotted = ".".join([*filter(None, [prefix]), *map(str, path)])
+        flag = (flags or {}).get(dotted)
+        where = f"{flag} ({dotted})" if flag else dotted
+        text = _problem(model, path, dict(item))
+        lines.setdefault(dotted, f"{where}: {text}" if where else text)
+    return list(lines.values())
+
+
+def _path_in(tree: Any, loc: Sequence[int | str]) -> tuple[int | str, ...]:
+    """The part of pydantic's place that is in the file; the rest names its own types."""
+    for depth, part in enumerate(loc):
+        sequence = isinstance(tree, (list, tuple)) and isinstance(part, int) and part < len(tree)
+        if not sequence and not (isinstance(tree, Mapping) and part in tree):
+            return tuple(loc[:depth])
+        tree = tree[part]
+    return tuple(loc)
+
+
+BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("above", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("below", "lt"),
+}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _problem(model: type[BaseModel], path: Sequence[int | str], item: dict[str, Any]) -> str:
+    given = item["input"]
     if item["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-        where = ".".join(path[:-1]) or "the top level"
-        guess = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-        return f"{dotted}: unknown key in {where}{guess}"
-    return f"{dotted}: {item['msg']} (got {item['input']!r})"
+        known = _known_keys(path[:-1], model)
+        near = near_name(str(path[-1]), known)
+        inside = ".".join(map(str, path[:-1])) or ("the top level" if model is Config else "it")
+        guess = f"; did you mean {near!r}?" if near else f"; known: {', '.join(known)}"
+        return f"unknown key in {inside}{guess}"
+    if item["type"] in BOUNDS:
+        words, key = BOUNDS[item["type"]]
+        return f"must be {words} {item['ctx'][key]:g}, got {given!r}"
+    wanted = _annotation(model, path)
+    if item["type"] == "missing":
+        return f"is missing, give {expected(wanted)}"
+    near = near_name(given, choices(wanted), 0.7) if isinstance(given, str) else None
+    guess = f"; did you mean {near!r}?" if near else ""
+    return f"expected {expected(wanted)}, got {given!r}{guess}"
 
 
-def _known_keys(path: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Config
+def _annotation(model: type[BaseModel], path: Sequence[int | str]) -> Any:
+    """The type of a key, through sections, lists and mappings."""
+    kind: Any = model
     for part in path:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return sorted(model.model_fields)
+        models = [k for k in _members(kind) if isinstance(k, type) and issubclass(k, BaseModel)]
+        inner = [k for k in _members(kind) if get_origin(k) in {tuple, list, dict}]
+        if models and str(part) in models[0].model_fields:
+            kind = models[0].model_fields[str(part)].annotation
+        elif inner and get_origin(inner[0]) is dict:
+            kind = get_args(inner[0])[1]
+        elif inner:
+            kinds = get_args(inner[0])
+            kind = kinds[part] if isinstance(part, int) and Ellipsis not in kinds else kinds[0]
+        else:
+            return None
+    return kind
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types that a union allows, `Annotated` taken off; None left out."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in {Union, types.UnionType}:
+        return [m for k in get_args(kind) for m in _members(k)]
+    return [] if kind is type(None) else [kind]
+
+
+def choices(kind: Any) -> tuple[str, ...]:
+    """The fixed values that a type allows, besides what else it may be."""
+    found = [v for m in _members(kind) if get_origin(m) is Literal for v in get_args(m)]
+    return tuple(map(str, found))
+
+
+def is_closed(kind: Any) -> bool:
+    """Whether a type allows its fixed values alone."""
+    return all(get_origin(member) is Literal for member in _members(kind))
+
+
+def expected(kind: Any) -> str:
+    """What a type allows, in words: `a whole number or auto`."""
+    words = [_in_words(m) for m in _members(kind) if get_origin(m) is not Literal]
+    words += choices(kind)
+    if len(words) < 2:
+        return words[0] if words else "another value"
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _in_words(kind: Any) -> str:
+    if kind in KINDS:
+        return KINDS[kind]
+    return "a list" if get_origin(kind) in {tuple, list} else "a mapping"
+
+
+def _known_keys(path: Sequence[int | str], model: type[BaseModel] = Config) -> list[str]:
+    """The keys of a section; none where the path leads to no section."""
+    for kind in _members(_annotation(model, path)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return sorted(kind.model_fields)
+    return []
 
 
 def dump_yaml(config: Config, sections: Sequence[str] | None = None) -> str:
     """The resolved configuration as YAML: all of it, or seed, classes, execution and sections."""
-    data = config.model_dump(mode="json")
-    if sections is not None:
-        wanted = {"seed", "classes", "execution", *sections}
-        data = {key: value for key, value in data.items() if key in wanted}
+    data = config_data(config, sections)
     return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))

@@ -15,13 +15,16 @@ from pydantic import Field, ValidationError
 from rsgen import __version__
 from rsgen.config import (
     Config,
+    config_data,
     dump_yaml,
     load_config,
+    problem_lines,
     read_yaml,
     section_name,
     templates_root,
 )
 from rsgen.errors import DataError, RsgenError, UsageError
+from rsgen.hints import check_path, near_name
 from rsgen.images import replace_bytes
 from rsgen.registry import BUILT_IN, names, resolve
 from rsgen.reporting import NullReporter, Reporter, RunSummary
@@ -70,7 +73,11 @@ def find_config(name: str) -> Path:
     if len(found) == 1:
         return found[0]
     known = [p.stem for p in sorted((root / "pipelines").glob("*.yaml"))]
-    raise UsageError(f"{name}: no such file or template; pipelines: {', '.join(known)}")
+    near = near_name(name, known)
+    raise UsageError(
+        f"{name}: no such file or template; pipelines: {', '.join(known)}",
+        hint=f"did you mean {near}?" if near and not path.suffix else check_path(path),
+    )
 
 
 def read_layers(configs: Sequence[str]) -> list[dict[str, Any]]:
@@ -130,10 +137,12 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
         try:
             entry = StageEntry.model_validate(row)
         except ValidationError as error:
-            problems += [f"stages.{name}: {e['msg']} ({e['loc']})" for e in error.errors()]
+            problems += problem_lines(error, StageEntry, row, prefix=f"stages.{name}")
             continue
         if entry.command not in {*BUILT_IN["stages"], *BUILT_IN["programs"]}:
-            problems.append(f"stages.{name}: unknown command {entry.command!r}")
+            near = near_name(entry.command, {*BUILT_IN["stages"], *BUILT_IN["programs"]})
+            guess = f"; did you mean {near!r}?" if near else ""
+            problems.append(f"stages.{name}: unknown command {entry.command!r}{guess}")
         problems += [
             f"stages.{name}.inputs.{key}: no earlier stage and no path {value!r}"
             for key, value in _input_items(entry)
@@ -169,8 +178,8 @@ def stage_config(job: PipelineJob, pipeline: Pipeline, name: str) -> Config:
     return load_config([data, own, *layers], options=job.options, settings=job.settings)
 
 
-def print_pipeline(job: PipelineJob) -> str:
-    """The resolved configuration of every stage, as YAML documents."""
+def print_pipeline(job: PipelineJob, *, as_json: bool = False) -> str:
+    """The resolved configuration of every stage: YAML documents, or one JSON object by stage."""
     pipeline = read_pipeline(job)
     parts = []
     for name, entry in pipeline.stages.items():
@@ -207,6 +216,12 @@ def _local_models(stage_job: Job) -> list[str]:
 
 
 def run_pipeline(job: PipelineJob) -> RunSummary:
+    if as_json:
+        rows = {
+            name: config_data(stage_config(job, pipeline, name), [section_name(entry.command)])
+            for name, entry in pipeline.stages.items()
+        }
+        return json.dumps(rows) + "\n"
     """Run the stages in order; the first that does not exit 0 ends the run with its code.
 
     Raises:

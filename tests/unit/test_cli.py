@@ -85,6 +85,44 @@ def test_print_config_is_yaml_that_loads_to_itself(
     assert again.out == first.out
 
 
+@pytest.mark.parametrize("name", list(REQUIRED))
+def test_print_config_needs_no_input_and_knows_json(name: str, cli_here: Cli) -> None:
+    """Catches an argument that is asked for though nothing is read, and YAML under --json."""
+    plain = cli_here(name, "--print-config")
+    assert plain.code == 0, plain
+    row = json.loads(cli_here(name, "--print-config", "--json").out)
+    assert row == yaml.safe_load(plain.out)
+    if REQUIRED[name]:  # and only then
+        assert cli_here(name).code == 2
+
+
+def test_a_pipeline_s_config_as_json_is_one_object_by_stage(cli_here: Cli) -> None:
+    row = json.loads(cli_here("run", "quickstart", "--print-config", "--json").out)
+    assert row["model"]["train"]["max_steps"] and "scenes" in row["scenes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "values"),
+    [
+        ("train", "--unet", "[auto|frozen|lora|decoder|full]"),
+        ("train", "--task", "[controlnet|base|autoencoder]"),
+        ("train", "--steps", "N|auto"),
+        ("train", "--device", "[auto|cpu|cuda]"),
+        ("generate", "--scheduler", "[ddim|unipc|dpm++2m|euler]"),
+        ("extract-masks", "--tile", "N|auto|none"),
+        ("extract-masks", "--backend", "known: box, classical"),
+        ("export", "--format", "known: coco, dota"),
+        ("scenes", "--if-locked", "[fail|skip|wait]"),
+        ("scenes", "--count", "N"),
+    ],
+)
+def test_help_lists_fixed_choices(name: str, flag: str, values: str, cli_here: Cli) -> None:
+    """Catches a choice that can only be found by getting it wrong."""
+    text = " ".join(cli_here(name, "--help").out.split())
+    after = text.split(f" {flag} ", 1)[1]
+    assert values in after[:160]
+
+
 @pytest.mark.parametrize(
     ("line", "key", "value"),
     [

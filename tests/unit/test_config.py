@@ -64,6 +64,53 @@ def test_every_problem_is_reported_in_one_go() -> None:
     assert "seed" in text and "-1" in text
 
 
+@pytest.mark.parametrize(
+    ("tree", "line"),
+    [
+        ({"train": {"max_steps": "twenty"}},
+         "train.max_steps: expected a whole number or auto, got 'twenty'"),
+        ({"train": {"unet": "ful"}},
+         "train.unet: expected auto, frozen, lora, decoder or full, got 'ful'; "
+         "did you mean 'full'?"),
+        ({"execution": {"device": "tpu"}},
+         "execution.device: expected auto, cpu or cuda, got 'tpu'"),
+        ({"train": {"lr": -1}}, "train.lr: must be above 0, got -1"),
+        ({"filter": {"rules": [{"scorerr": "x"}]}},
+         "filter.rules.0.scorer: is missing, give text"),
+        ({"filter": {"rules": [{"scorer": "x", "min": "low"}]}},
+         "filter.rules.0.min: expected a number, got 'low'"),
+        ({"generate": {"per_class": {"ship": "many"}}},
+         "generate.per_class.ship: expected a whole number, got 'many'"),
+        ({"train": {"scale_range": [1, "a"]}},
+         "train.scale_range.1: expected a number, got 'a'"),
+        ({"train": 3}, "train: expected a mapping, got 3"),
+        ({"train": {"augment": "perhaps"}},
+         "train.augment: expected true or false, got 'perhaps'"),
+    ],
+    ids=lambda v: v.split(":")[0] if isinstance(v, str) else "",
+)  # fmt: skip
+def test_a_wrong_value_is_one_line_in_plain_words(tree: dict[str, Any], line: str) -> None:
+    """Catches pydantic's own text: two errors for a union, `[type=int_parsing]`, `Input`."""
+    with pytest.raises(UsageError) as caught:
+        load(tree)
+    lines = caught.value.message.splitlines()
+    assert f"  {line}" in lines
+    assert len(lines) <= 3 and "nput should" not in str(caught.value)
+
+
+def test_an_option_is_named_where_it_gave_the_value() -> None:
+    flags = {"train.max_steps": "--steps", "train.lr": "--lr"}
+    with pytest.raises(UsageError) as caught:
+        load_config(
+            options=[("train.max_steps", "x")],
+            settings=[("train.lr", "y")],
+            environ={},
+            flags=flags,
+        )
+    assert "--steps (train.max_steps): expected" in str(caught.value)
+    assert "  train.lr: expected" in str(caught.value)
+
+
 def test_an_unknown_key_near_nothing_lists_the_known() -> None:
     with pytest.raises(UsageError, match=r"known: .*count.*size"):
         load({"scenes": {"zzz": 1}})
