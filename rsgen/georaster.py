@@ -7,7 +7,8 @@ percentile of the valid values of the whole scene to 0..255; the percentiles are
 most 16 x 16 squares of 64 pixels, evenly over the scene (all of it up to 1024 pixels a side),
 so every window of a scene shows the same value as the same grey. NaN, infinite and nodata
 values do not count; a pixel is invalid, and black, where alpha or the mask is 0, or where no
-band shown has a value.
+band shown has a value. Where 8-bit files say that 255 is nodata, white stays white: it cannot be
+told from a saturated roof.
 
 rasterio is imported when the first raster is opened, and its errors become DataError.
 """
@@ -46,8 +47,8 @@ SPOTS, SPOT_PX = 16, 64
 CHUNK_PIXELS = 4_000_000  # converted in one go: bounds the memory beside the result
 MAX_SCENE_PIXELS = 50_000_000_000  # from the header, read by windows only
 CACHE_BYTES = 192 * 2**20  # a row of 1024 x 1024 tiles over a striped scene of 20,000 x 3 bands
-DRIVERS = ("GTiff", "JP2OpenJPEG")  # by name: a VRT in disguise could read any other file
-MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 # A folder of 100,000 tiles is not listed for each of them; world files are found by name.
 OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "GDAL_CACHEMAX": CACHE_BYTES}
 EARTH_A, EARTH_E2 = 6378137.0, 0.00669437999014  # WGS 84 ellipsoid
@@ -87,7 +88,7 @@ class RasterInfo:
 
 @dataclass(frozen=True)
 class ScenePixels:
-    """pixels: uint8 [H, W, 3] RGB. valid: bool [H, W]; what is not valid is black."""
+    """pixels: uint8 [H, W, 3] RGB. valid: bool [H, W]; what is not valid is black (or white)."""
 
     pixels: Pixels
     valid: Valid
@@ -106,12 +107,18 @@ class Scene(Protocol):
 
 def is_raster(path: Path) -> bool:
     """Whether a file is a TIFF or JPEG 2000, by its first bytes; a missing file is none."""
+    return _driver(path) is not None
+
+
+def _driver(path: Path) -> str | None:
     try:
         with path.open("rb") as handle:
             head = handle.read(12)
     except OSError:
-        return False
-    return head.startswith(MAGIC)
+        return None
+    if head.startswith(TIFF):
+        return "GTiff"
+    return "JP2OpenJPEG" if head.startswith(JPEG_2000) else None
 
 
 @contextmanager
@@ -130,7 +137,7 @@ def gdal_session(path: Path, what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             with rasterio.Env(**OPTIONS):
                 yield
-    except (RasterioError, CPLE_BaseError, ValueError, TypeError, OverflowError) as error:
+    except (RasterioError, CPLE_BaseError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: {what} ({text})", hint="replace it") from error
 
@@ -159,8 +166,12 @@ class GeoRaster:
         self.path, self._max_pixels = path, max_pixels
         if not path.is_file():
             raise DataError(f"{path}: no such image", hint="check the images folder")
+        driver = _driver(path)
+        if driver is None:
+            raise DataError(f"{path}: no TIFF and no JPEG 2000", hint="convert it to GeoTIFF")
+        # The driver is named: a VRT in disguise could read any other file.
         with gdal_session(path, "not a readable raster"):
-            self._file = rasterio.open(path.absolute(), driver=list(DRIVERS))
+            self._file = rasterio.open(path.absolute(), driver=driver)
         try:
             with gdal_session(path, "not a readable raster"):
                 self.info = _info(path, self._file)
@@ -209,12 +220,13 @@ class GeoRaster:
         with gdal_session(self.path, "damaged raster"):
             for part in _chunks(window, self.info.block[0]):
                 rows = slice(part.y0 - window.y0, part.y0 - window.y0 + part.height)
-                values, counted, shown = self._look.read(part)
+                found = self._look.read(part)
+                values = found.values
                 if self._look.stretched:
-                    values = _stretch(values, counted, self._limits)
+                    values = _stretch(values, self._limits)
                 pixels[rows] = np.moveaxis(self._look.colours(values), 0, -1)
-                valid[rows] = shown
-        pixels[~valid] = 0
+                pixels[rows][found.black] = 0
+                valid[rows] = found.valid
         return ScenePixels(pixels, valid)
 
     def _check_window(self, window: Window) -> None:
@@ -238,8 +250,8 @@ class GeoRaster:
         """Float64 [C, 2]: the values shown as 0 and 255, band by band."""
         found: list[list[Numbers]] = [[] for _ in self._look.bands]
         for spot in _spots(self.width, self.height):
-            values, counted, _ = self._look.read(spot)
-            for band, (row, use) in enumerate(zip(values, counted, strict=True)):
+            part = self._look.read(spot)
+            for band, (row, use) in enumerate(zip(part.values, part.counted, strict=True)):
                 found[band].append(row[use].astype(np.float64))
         joined = [np.concatenate(parts) for parts in found]
         if any(len(values) == 0 for values in joined):
@@ -249,14 +261,24 @@ class GeoRaster:
     def _scan(self, found: list[Numbers]) -> list[Numbers]:
         """For scenes with little valid area: some values of every chunk, for bands without any."""
         more: list[list[Numbers]] = [[values] for values in found]
-        for part in _chunks(Window(0, 0, self.width, self.height), self.info.block[0]):
-            values, counted, _ = self._look.read(part)
-            for band, (row, use) in enumerate(zip(values, counted, strict=True)):
+        for chunk in _chunks(Window(0, 0, self.width, self.height), self.info.block[0]):
+            part = self._look.read(chunk)
+            for band, (row, use) in enumerate(zip(part.values, part.counted, strict=True)):
                 if len(found[band]) == 0:
                     picked = row[use]
                     step = max(1, len(picked) // 4096)
                     more[band].append(picked[::step].astype(np.float64))
         return [np.concatenate(parts) for parts in more]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """values, and which of them count: [C, h, w]. valid, and what is shown black: [h, w]."""
+
+    values: Numbers
+    counted: Valid
+    valid: Valid
+    black: Valid
 
 
 class _Look:
@@ -277,13 +299,13 @@ class _Look:
         flags = file.mask_flag_enums[info.colour[0] - 1]
         self._masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         self._nodata = [_as_dtype(file.nodatavals[band - 1], info.dtype) for band in info.colour]
+        self._white = info.dtype == "uint8" and set(self._nodata) == {255.0}
         self.stretched = info.dtype != "uint8" and self._palette is None
 
-    def read(self, part: Window) -> tuple[Numbers, Valid, Valid]:
-        """(values [C, h, w], which of them count [C, h, w], valid pixels [h, w])."""
+    def read(self, place: Window) -> _Part:
         from rasterio.windows import Window as FileWindow
 
-        window = FileWindow(part.x0, part.y0, part.width, part.height)
+        window = FileWindow(place.x0, place.y0, place.width, place.height)
         values = self._file.read(list(self.bands), window=window)
         shown = np.ones(values.shape[1:], dtype=bool)
         if self._info.alpha is not None:
@@ -296,8 +318,8 @@ class _Look:
                 counted[band] = values[band] != nodata
         if values.dtype.kind == "f":
             counted &= np.isfinite(values)
-        shown &= counted.any(axis=0)
-        return values, counted & shown, shown
+        valid = shown & counted.any(axis=0)
+        return _Part(values, counted & valid, valid, ~(shown if self._white else valid))
 
     def colours(self, values: Numbers) -> Pixels:
         """uint8 [3, h, w] of values that are 8-bit, or indices of a palette."""
@@ -367,8 +389,8 @@ def _limits_of(values: Numbers) -> tuple[float, float]:
     return low, high
 
 
-def _stretch(values: Numbers, counted: Valid, limits: npt.NDArray[np.float64]) -> Pixels:
-    """uint8 [C, h, w]; values that do not count for being not finite become 0."""
+def _stretch(values: Numbers, limits: npt.NDArray[np.float64]) -> Pixels:
+    """uint8 [C, h, w]; values that are not finite become 0."""
     made = np.zeros(values.shape, dtype=np.uint8)
     for band, (low, high) in enumerate(limits.tolist()):
         row = values[band].astype(np.float64)

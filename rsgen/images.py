@@ -1,4 +1,8 @@
-"""Image files in and out: bounded decoding, deterministic PNG, hashes."""
+"""Image files in and out: bounded decoding, deterministic PNG, hashes.
+
+TIFF and JPEG 2000, told by their first bytes, are read as rasters (georaster.py): of any number
+type, as an 8-bit view, and by windows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +20,18 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from rsgen.errors import DataError
+from rsgen.geometry import Window
+from rsgen.georaster import GeoRaster, Scene, ScenePixels, is_raster
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "encode_png",
     "image_size",
+    "open_scene",
     "png_text",
     "read_image",
+    "read_window",
     "replace_bytes",
     "sha256_file",
     "write_png",
@@ -84,9 +92,14 @@ def _open(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) from the header alone.
 
+    A raster is read by windows, so that `max_pixels` bounds what it decodes in one go, its blocks.
+
     Raises:
         DataError: missing, no image, or larger than `max_pixels`.
     """
+    if is_raster(path):
+        with GeoRaster(path, max_pixels) as raster:
+            return raster.width, raster.height
     with _open(path, max_pixels) as image:
         return image.size
 
@@ -94,9 +107,14 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode to uint8 [H, W, 3] RGB; grey and palette images are spread to RGB, alpha dropped.
 
+    Rasters of other number types are stretched, and black where they have no data.
+
     Raises:
-        DataError: missing, truncated, too large, or not 8 bits a channel.
+        DataError: missing, truncated, too large, or (no raster) not 8 bits a channel.
     """
+    if is_raster(path):
+        with GeoRaster(path, max_pixels) as raster:
+            return raster.read().pixels
     with _open(path, max_pixels) as image:
         # PIL opens 16-bit RGB as mode RGB and drops the low bytes; only the raw mode tells.
         raw = [str(tile[3]) for tile in getattr(image, "tile", ())]
@@ -107,6 +125,51 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Pixels:
             )
         with _decoding(path, "damaged image"):
             return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+class _Decoded:
+    """An image that can only be decoded as a whole, as a scene."""
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self._path, self._pixels = path, read_image(path, max_pixels)
+        self.height, self.width = self._pixels.shape[:2]
+
+    def read(self, window: Window | None = None) -> ScenePixels:
+        part = self._pixels
+        if window is not None:
+            rows = slice(window.y0, window.y0 + window.height)
+            part = part[rows, window.x0 : window.x0 + window.width]
+            if min(window.x0, window.y0) < 0 or part.shape[:2] != (window.height, window.width):
+                raise DataError(
+                    f"{self._path}: {window} reaches out of its {self.width} x {self.height} "
+                    "pixels",
+                    hint="cut the window at the border",
+                )
+        return ScenePixels(np.ascontiguousarray(part), np.ones(part.shape[:2], dtype=bool))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_scene(path: Path, max_pixels: int = MAX_PIXELS) -> Scene:
+    """An image to read windows of: a raster window by window, another kind decoded once.
+
+    `max_pixels` bounds what is decoded in one go. Close it after use.
+
+    Raises:
+        DataError: missing, damaged or too large.
+    """
+    return GeoRaster(path, max_pixels) if is_raster(path) else _Decoded(path, max_pixels)
+
+
+def read_window(path: Path, window: Window, max_pixels: int = MAX_PIXELS) -> ScenePixels:
+    """One window of an image; for several of one image keep it open (`open_scene`).
+
+    Raises:
+        DataError: missing, damaged, too large, or the window reaches over the border.
+    """
+    with closing(open_scene(path, max_pixels)) as scene:
+        return scene.read(window)
 
 
 def encode_png(array: Pixels, text: Mapping[str, str] | None = None) -> bytes:
