@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "RSGEN_"
+# Not configuration: a switch for developers, and what on_finish is told.
+OTHER_VARIABLES = frozenset({"RSGEN_DEBUG", "RSGEN_SUMMARY"})
 
 
 def section_name(command: str) -> str:
@@ -140,7 +142,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     problems = []
     for name in sorted(environ):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name == "RSGEN_DEBUG":
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in OTHER_VARIABLES:
             continue
         section, _, key = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
         if section not in Config.model_fields:
@@ -165,17 +167,17 @@ def load_config(
     options: Sequence[tuple[str, Any]] = (),
     settings: Sequence[tuple[str, Any]] = (),
     environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, str] | None = None,
 ) -> Config:
     """Merge the layers, lowest first, and check everything at once.
-    flags: Mapping[str, str] | None = None,
 
     Args:
         files: template, then file contents, lowest priority first.
         options: (dotted key, value) of named command-line options.
         settings: (dotted key, value) of `-s`.
+        flags: dotted key -> option, for messages.
 
     Raises:
-        flags: dotted key -> option, for messages.
         UsageError: with one line a problem, and the nearest known key for unknown ones.
     """
     tree: dict[str, Any] = {}
@@ -324,3 +326,17 @@ def dump_yaml(config: Config, sections: Sequence[str] | None = None) -> str:
     """The resolved configuration as YAML: all of it, or seed, classes, execution and sections."""
     data = config_data(config, sections)
     return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def dump_json(config: Config, sections: Sequence[str] | None = None) -> str:
+    """What `dump_yaml` shows, as one line of JSON."""
+    return json.dumps(config_data(config, sections)) + "\n"
+
+
+def config_data(config: Config, sections: Sequence[str] | None = None) -> dict[str, Any]:
+    """The resolved configuration as plain values, of some sections or of all."""
+    data = config.model_dump(mode="json")
+    if sections is None:
+        return data
+    wanted = {"seed", "classes", "execution", "on_finish", *sections}
+    return {key: value for key, value in data.items() if key in wanted}
