@@ -171,6 +171,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "extract-masks": (
         "extract-masks DATASET --out masks",
         "extract-masks DATASET --class-map airplane=plane --gsd 0.5 --out masks",
+        "extract-masks DATASET --backend sam --model hub:facebook/sam-vit-base --out masks",
         "extract-masks --images pictures labels.json --format coco --out masks",
     ),
     "build-mask-pool": (
@@ -221,8 +222,9 @@ COMMANDS: tuple[CommandSpec, ...] = (
             (_option("labels", Path, "--labels", "Labels, when they lie elsewhere"), "labels"),
         ],
         [
-            O("--format", "extract_masks.format"),
-            O("--backend", "extract_masks.backend"),
+            O("--format", "extract_masks.format", group="formats"),
+            O("--backend", "extract_masks.backend", group="mask_backends"),
+            O("--model", "extract_masks.model"),
             O("--classes", "extract_masks.classes"),
             O("--class-map", "extract_masks.class_map", shape="pairs"),
             O("--gsd", "extract_masks.gsd_m", float),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rsgen.errors import SetupError
+from rsgen.errors import OutOfMemory, SetupError
 
-__all__ = ["device_name", "number_type"]
+__all__ = ["device_name", "memory_error", "number_type"]
 
 
 def device_name(asked: str) -> str:
@@ -30,3 +30,14 @@ def number_type(asked: str, device: str) -> str:
     if asked == "auto":
         return "bf16" if device == "cuda" else "fp32"
     return asked
+
+
+def memory_error(error: BaseException) -> OutOfMemory | None:
+    """The error as OutOfMemory when a device or the machine had too little; else None."""
+    import torch
+
+    text = str(error)
+    on_cpu = isinstance(error, RuntimeError) and "not enough memory" in text
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or on_cpu:
+        return OutOfMemory(f"out of memory: {text.splitlines()[0] if text else 'no detail'}")
+    return None

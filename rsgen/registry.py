@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "box": "rsgen.extraction.box:BoxBackend",
         "classical": "rsgen.extraction.classical:ClassicalBackend",
     },
+        "sam": "rsgen.extraction.sam:SamBackend",
     "scorers": {
         "integrity": "rsgen.scorers.pixels:Integrity",
         "sharpness": "rsgen.scorers.pixels:Sharpness",

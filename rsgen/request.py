@@ -50,7 +50,9 @@ FILE_KEYS = frozenset(
     }
 )
 # Keys that may name a model's folder: its weights enter by their hash.
-MODEL_KEYS = frozenset({"train.base", "train.init_from", "generate.base"})
+MODEL_KEYS = frozenset({"train.base", "train.init_from", "generate.base", "extract_masks.model"})
+# The option of a run whose seed is its own in a series: what splits are drawn with.
+SPLIT_SEED = "split_seed"
 # Commands whose result depends on the batch size and number type themselves.
 LEARNERS = frozenset({"train", "train-judge", "rl-tune"})
 # Libraries whose version may change labels or pixels.

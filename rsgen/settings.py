@@ -73,6 +73,15 @@ class ExtractMasksConfig(Section):
     backend: str = Field(
         "auto", description="auto (polygon where the label has a shape, else classical), or a name"
     )
+    model: str | None = Field(
+        None, description="model of backend sam: a folder or hub:ORG/NAME (SAM, SAM 2)"
+    )
+    object_px: int = Field(
+        128,
+        ge=16,
+        le=256,
+        description="least long side of an object in SAM's input; more: finer masks, more crops",
+    )
     classes: str | None = Field(None, description="class list file or template name")
     class_map: dict[str, str] = Field(
         default_factory=dict, description="rename classes on reading: their=ours"

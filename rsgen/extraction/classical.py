@@ -77,17 +77,16 @@ class ClassicalBackend:
         self, image: Pixels, known: Sequence[Instance], labels: ClassTable
     ) -> list[Instance]:
         """Masks for instances without one; given masks and stuff are left as they are."""
-        height, width = image.shape[:2]
         made = [i.mask is None and not labels.is_stuff(i.label) for i in known]
         filled = [
-            self._one(image, instance, known, width, height) if new else instance
+            self.single(image, instance, known) if new else instance
             for instance, new in zip(known, made, strict=True)
         ]
         return resolve_contested(filled, made, labels)
 
-    def _one(
-        self, image: Pixels, instance: Instance, known: Sequence[Instance], width: int, height: int
-    ) -> Instance:
+    def single(self, image: Pixels, instance: Instance, known: Sequence[Instance]) -> Instance:
+        """A mask for one of `known`, before pixels that others claim too are given away."""
+        height, width = image.shape[:2]
         label = frame_of_label(instance, width, height)
         if label is None:
             return replace(instance, reasons=(*instance.reasons, "no box inside the image"))

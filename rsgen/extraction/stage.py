@@ -7,49 +7,51 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from rsgen.errors import DataError, SetupError, from_os_error
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
+from rsgen.extraction.backends import (
+    BackendSetup,
+    backend_class,
+    check_backend,
+    open_backend,
+)
 from rsgen.extraction.base import MaskBackend, Pixels
 from rsgen.extraction.overlay import survey, write_overlay
 from rsgen.extraction.sources import Item, Sources, check_size, open_sources
 from rsgen.formats.tiling import cut_sample
-from rsgen.images import read_image, replace_bytes, sha256_file, write_png
+from rsgen.georaster import Scene
+from rsgen.images import open_scene, replace_bytes, sha256_file, write_png
 from rsgen.records import ClassTable, Failure, Instance, Sample, with_instances
-from rsgen.registry import names, resolve
+from rsgen.registry import names
 from rsgen.request import RunInfo, canonical_json
+from rsgen.settings import ExtractMasksConfig
+from rsgen.stages import stage_option
 from rsgen.store import failures_path
 
 __all__ = ["ExtractMasksStage", "annotate_sample"]
 
 COMMAND = "extract-masks"
 MANY_FALLBACKS = 0.2
+NO_DATA = "images and tiles without data"
+KEEPS_GIVEN = ("auto", "polygon")
 
 
 def annotate_sample(
-    image: Pixels, known: Sequence[Instance], classes: ClassTable, backend: str = "auto"
+    image: Pixels,
+    known: Sequence[Instance],
+    classes: ClassTable,
+    backend: str | MaskBackend = "auto",
 ) -> list[Instance]:
-    """Masks for the labels of one image by a backend's name.
+    """Masks for the labels of one image, by an opened backend or the name of one.
 
     `auto` keeps masks that came with the label (`polygon`) and makes the others by
     `classical`. A backend that is named makes every thing's mask anew; stuff keeps its own.
     """
-    if backend in ("auto", "polygon"):
-        given = _backend("polygon").annotate(image, known, classes)
-        if backend == "polygon":
-            return given
-        kept = [g if k.mask is not None else k for g, k in zip(given, known, strict=True)]
-        if all(k.mask is not None for k in known):
-            return kept
-        return _backend("classical").annotate(image, kept, classes)
-    bare = [i if classes.is_stuff(i.label) else replace(i, mask=None) for i in known]
-    return _backend(backend).annotate(image, bare, classes)
-
-
-def _backend(name: str) -> MaskBackend:
-    made: MaskBackend = resolve("mask_backends", name)()
-    return made
+    if isinstance(backend, str):
+        backend = open_backend(BackendSetup(ExtractMasksConfig(backend=backend)))
+    if backend.name not in KEEPS_GIVEN:
+        known = [i if classes.is_stuff(i.label) else replace(i, mask=None) for i in known]
+    return backend.annotate(image, known, classes)
 
 
 class ExtractMasksStage:
@@ -60,9 +62,12 @@ class ExtractMasksStage:
     def __init__(self, info: RunInfo) -> None:
         self._info = info
         self._settings = info.config.extract_masks
-        if self._settings.backend != "auto":
-            resolve("mask_backends", self._settings.backend)
-        self._last: tuple[str, Path, Pixels] | None = None
+        check_backend(self._settings)
+        kind = backend_class(self._settings.backend)
+        self.uses_torch = bool(stage_option(kind, "uses_torch", False))
+        self.batch_size = int(stage_option(kind, "batch_size", 16))
+        self._backend: MaskBackend | None = None
+        self._last: tuple[str, Path, Scene] | None = None
 
     @property
     def _sources(self) -> Sources:
@@ -83,8 +88,17 @@ class ExtractMasksStage:
             f"backend {self._settings.backend} (known: auto, {', '.join(names('mask_backends'))})",
         )
 
+    def model_hashes(self) -> dict[str, str]:
+        kind = backend_class(self._settings.backend)
+        found: dict[str, str] = stage_option(kind, "model_hashes", _no_hashes)(self._settings)
+        return found
+
     def open(self) -> None:
-        return
+        plan = self._info.plan
+        assert plan is not None, "a stage always has a plan"
+        self._backend = open_backend(
+            BackendSetup(self._settings, plan.device, plan.dtype, plan.batch_size)
+        )
 
     def process(self, shard: Shard, control: Control) -> ShardOutput:
         """Annotate the items of a shard; the first shard also carries the readers' failures."""
@@ -105,8 +119,11 @@ class ExtractMasksStage:
                     raise  # a full disk is the machine's state, no item is to blame
                 failures.append(Failure(item.sample.id, COMMAND, type(error).__name__, str(error)))
             else:
-                samples.append(sample)
-                counts.update(_tally(sample, sources.classes))
+                if sample is None:
+                    counts[NO_DATA] += 1
+                else:
+                    samples.append(sample)
+                    counts.update(_tally(sample, sources.classes))
             control.advance()
             control.check()
         return ShardOutput(samples, failures, dict(counts))
@@ -117,34 +134,40 @@ class ExtractMasksStage:
         if rows:
             replace_bytes(self._info.out / "failures" / name, rows)
 
-    def _sample(self, item: Item, index: int, shard: Shard) -> Sample:
-        path, pixels = self._pixels(item)
-        check_size(item, *pixels.shape[:2])
+    def _sample(self, item: Item, index: int, shard: Shard) -> Sample | None:
+        """The annotated sample; None where not one pixel has data."""
+        path, scene = self._scene(item)
+        check_size(item, scene.height, scene.width)
         sample = item.sample
+        found = scene.read(item.window)
+        if not found.valid.any():
+            return None
+        pixels = found.pixels
         if sample.provenance.kind == "real" and sample.provenance.run is None:
             sample = replace(
                 sample, provenance=replace(sample.provenance, run=self._info.fingerprint)
             )
         if item.window is not None:
-            window = item.window
-            sample = cut_sample(sample, window, self._settings.tile_keep)
-            rows = slice(window.y0, window.y0 + window.height)
-            pixels = np.ascontiguousarray(pixels[rows, window.x0 : window.x0 + window.width])
+            sample = cut_sample(sample, item.window, self._settings.tile_keep)
             name = f"tile-{index:06d}.png"
             digest = write_png(shard.images_dir / name, pixels)
             sample = replace(sample, image=f"{shard.images_prefix}/{name}", sha256=digest)
         elif sample.sha256 is None:
             sample = replace(sample, sha256=sha256_file(path))
+        assert self._backend is not None, "a stage is opened before it works"
         made = annotate_sample(
-            pixels, sample.layout.instances, self._sources.classes, self._settings.backend
+            pixels, sample.layout.instances, self._sources.classes, self._backend
         )
         return with_instances(sample, made)
 
-    def _pixels(self, item: Item) -> tuple[Path, Pixels]:
-        """(file, decoded pixels); tiles of one scene follow each other, so the last is kept."""
+    def _scene(self, item: Item) -> tuple[Path, Scene]:
+        """(file, opened scene); tiles of one scene follow each other, so the last stays open."""
         if self._last is None or self._last[0] != item.sample.id:
+            if self._last is not None:
+                self._last[2].close()
+                self._last = None
             path = item.image
-            self._last = (item.sample.id, path, read_image(path))
+            self._last = (item.sample.id, path, open_scene(path))
         return self._last[1:]
 
     def finish(self, run: FinishedRun) -> Finish:
@@ -170,6 +193,8 @@ class ExtractMasksStage:
         notes = list(sources.notes)
         if sources.bad_labels:
             notes.append(f"{len(sources.bad_labels)} labels were skipped: failures/labels.jsonl")
+        if run.counts.get(NO_DATA):
+            notes.append(f"{run.counts[NO_DATA]} {NO_DATA} were left out (nodata, NaN or alpha 0)")
         objects = sum(int(row["objects"]) for row in report.rows.values())
         fallen = sum(int(row.get("box", 0)) for row in report.rows.values())
         if objects and fallen > MANY_FALLBACKS * objects and self._settings.backend != "box":
@@ -180,6 +205,10 @@ class ExtractMasksStage:
         for note in notes:
             run.reporter.note(note)
         return Finish(artifacts, {f"masks: {k}": v for k, v in report.rows.items()}, notes)
+
+
+def _no_hashes(_: ExtractMasksConfig) -> dict[str, str]:
+    return {}
 
 
 def _tally(sample: Sample, classes: ClassTable) -> Counter[str]:

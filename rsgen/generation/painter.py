@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rsgen.condition import ConditionEncoding, encode, from_model
-from rsgen.errors import OutOfMemory, UsageError
+from rsgen.devices import memory_error
+from rsgen.errors import UsageError
 from rsgen.images import Pixels
 from rsgen.models.base import DiffusionModel
 from rsgen.models.sampling import Branches, SamplingSettings, draw_noise, sample
@@ -19,15 +20,6 @@ from rsgen.records import ClassTable, Layout
 from rsgen.settings import GenerateConfig
 
 __all__ = ["Painter", "memory_error"]
-
-
-def memory_error(error: BaseException) -> OutOfMemory | None:
-    """The error as OutOfMemory when a device or the machine had too little; else None."""
-    text = str(error)
-    on_cpu = isinstance(error, RuntimeError) and "not enough memory" in text
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or on_cpu:
-        return OutOfMemory(f"out of memory: {text.splitlines()[0] if text else 'no detail'}")
-    return None
 
 
 @dataclass

@@ -179,6 +179,7 @@ def test_torch_and_torchvision_are_where_tensors_are() -> None:
         "devices",
         "losses",
         "training",
+        "extraction",
         "train",
         "generate",
         "generation",
