@@ -20,6 +20,7 @@ from rsgen.errors import LockedError
 from .commands import COMMANDS, CommandSpec
 from .looking import LOOKING
 from .options import Common, command_signature, config_values, with_signature
+from .outcome import exit_code_of
 
 if TYPE_CHECKING:
     from rsgen.reporting import RunSummary
@@ -83,7 +84,6 @@ class OnceCommand(TyperCommand):
     """An option given twice is an error: the last one must not win in silence."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, order = self.make_parser(ctx).parse_args(list(args))
         """Parse a line; `--print-config` reads no input and needs none named."""
         if "--print-config" not in args or self.name == "run":
             return self._parsed(ctx, args)
@@ -97,6 +97,7 @@ class OnceCommand(TyperCommand):
                 parameter.required = True
 
     def _parsed(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
         for parameter in order:
             free = getattr(parameter, "multiple", True) or getattr(parameter, "is_flag", True)
             if not free and order.count(parameter) > 1:
@@ -138,7 +139,7 @@ def _ended(
         if common.log_file is not None:
             reporter.log_to(common.log_file)
         summary = _execute(spec, common, given, reporter)
-    except RsgenError as error:
+    except Exception as error:  # noqa: BLE001 - outcome.py is where a bug becomes exit 1
         reporter.close()
         if isinstance(error, LockedError) and common.if_locked == "skip":
             reporter.note(f"{error.message}; skipped")
