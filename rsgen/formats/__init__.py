@@ -21,7 +21,9 @@ from rsgen.formats.common import (
     write_dataset,
 )
 from rsgen.formats.detect import Detection, detect, readable
+from rsgen.formats.places import with_places
 from rsgen.images import MAX_PIXELS
+from rsgen.legend import Legend
 from rsgen.records import ClassTable
 from rsgen.registry import resolve
 
@@ -56,6 +58,8 @@ def read_dataset(
     heading: bool | Literal["auto"] = "auto",
     size: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
+    legend: Legend | None = None,
+    min_area_px: int = 1,
 ) -> Dataset:
     """Read a labelled dataset without decoding pixels; sizes come from image headers.
 
@@ -63,7 +67,9 @@ def read_dataset(
     must name one of them (by name, alias, or through `class_map`: source name -> table name).
     `gsd_m` overrides what the files say. `heading`: whether the first edge of an oriented box
     is its front (auto: DOTA yes when any quad is turned, YOLO no). `size` (width, height) is
-    for DOTA and YOLO labels whose images are absent (`require_images=False`).
+    for DOTA and YOLO labels whose images are absent (`require_images=False`). `label_key` and
+    `label_name` are for vector labels: the property that names the class, and the class of
+    features that name none. Georeferenced images give their samples `geo` and `gsd_m`.
 
     Raises:
         DataError: nothing can be read at all. Single bad items are `failures`.
@@ -80,6 +86,8 @@ def read_dataset(
         heading,
         size,
         max_pixels,
+        legend,
+        min_area_px,
     )
     for given in (request.path, request.images, request.labels):
         if given is not None and not given.exists():
@@ -95,6 +103,7 @@ def read_dataset(
         )
     with raster_session():
         dataset = chosen.read(request)
+        dataset = with_places(dataset)
     if found is not None:
         dataset.notes.insert(0, f"format: {dataset.format}, since {found.found}")
     return dataset

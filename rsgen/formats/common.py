@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 
 from rsgen.errors import DataError, UsageError
 from rsgen.images import MAX_PIXELS
+from rsgen.legend import Legend
 from rsgen.records import ClassTable, Failure, Instance, Layout, Sample
 
 __all__ = [
@@ -68,6 +69,8 @@ class ReadRequest:
 
     `heading`: whether the first edge of an oriented box says where its front is; "auto"
     leaves it to the format. `size`: (width, height) for labels whose image is absent.
+    `legend`: what the pixels of semantic masks mean; `min_area_px`: least pixels of an object
+    in them.
     """
 
     path: Path
@@ -80,6 +83,8 @@ class ReadRequest:
     heading: bool | Literal["auto"] = "auto"
     size: tuple[int, int] | None = None
     max_pixels: int = MAX_PIXELS
+    legend: Legend | None = None
+    min_area_px: int = 1
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,7 @@ class WriteOptions:
     """What a writer may be told; each format takes the fields that concern it."""
 
     category_ids: str = "start=1"
+    samples_per_shard: int = 1000
 
 
 class FormatWriter(Protocol):
@@ -331,9 +337,10 @@ class Tally:
         self._count("labels_read", labels)
         self._count("labels_kept", labels)
 
-    def remark(self, text: str) -> None:
+    def remark(self, text: str, times: int = 1) -> None:
         """A repair that is no failure, counted in the notes: 'text (N times)'."""
-        self._remarks[text] = self._remarks.get(text, 0) + 1
+        if times:
+            self._remarks[text] = self._remarks.get(text, 0) + times
 
     def dataset(self, name: str, classes: ClassTable) -> Dataset:
         """The result.

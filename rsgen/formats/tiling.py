@@ -86,6 +86,8 @@ def _front_normal(quad: Quad) -> float:
 def _cut_thing(instance: Instance, window: Window, keep: float) -> Instance | None:
     """One thing in the tile's frame; None when less than `keep` of it is left."""
     outline = instance.quad or (None if instance.box is None else box_quad(instance.box))
+    if outline is not None and not _overlaps(outline, window):
+        return None
     parts = [] if outline is None else clip_polygon(as_array(outline), window.box)
     whole = 0.0 if outline is None else abs(polygon_area(outline))
     share = sum(abs(polygon_area(p)) for p in parts) / whole if whole > 0 else 0.0
@@ -107,6 +109,13 @@ def _cut_thing(instance: Instance, window: Window, keep: float) -> Instance | No
     # A quad's empty corner may be cut where the object itself is whole.
     truncated = instance.truncated or share < WHOLE
     return replace(instance, quad=quad, box=box, mask=mask, truncated=truncated)
+
+
+def _overlaps(outline: Quad, window: Window) -> bool:
+    """Most labels of a large scene lie in other tiles: told without clipping."""
+    xs, ys = [p[0] for p in outline], [p[1] for p in outline]
+    right, bottom = window.x0 + window.width, window.y0 + window.height
+    return max(xs) > window.x0 and min(xs) < right and max(ys) > window.y0 and min(ys) < bottom
 
 
 def _is_inside(outline: Quad | None, window: Window) -> bool:
