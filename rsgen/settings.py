@@ -34,6 +34,8 @@ class ClassEntry(Section):
     aliases: tuple[str, ...] = ()
     kind: Literal["thing", "stuff"] = "thing"
     symmetric: bool = False
+    value: int | None = Field(None, ge=0, le=65535, description="its pixels in an index mask")
+    color: tuple[int, int, int] | None = Field(None, description="its pixels in a colour mask")
 
 
 class ExecutionConfig(Section):
@@ -87,6 +89,9 @@ class ExtractMasksConfig(Section):
         default_factory=dict, description="rename classes on reading: their=ours"
     )
     gsd_m: float | None = Field(None, gt=0, description="metres a pixel of the input")
+    min_area_px: int = Field(
+        16, ge=1, description="semantic masks: least pixels of an object (a connected part)"
+    )
     tile: int | Literal["auto", "none"] = Field(
         "auto", description="tile side for large scenes (auto: 1024)"
     )
@@ -264,6 +269,7 @@ class ExportConfig(Section):
         description="objects of kept images that failed a filter rule: mark, keep or leave out",
     )
     category_ids: str = Field("start=1", description="COCO ids: start=N or from=FILE")
+    samples_per_shard: int = Field(1000, ge=1, description="samples a tar file of webdataset")
 
 
 class Config(Section):
@@ -271,6 +277,12 @@ class Config(Section):
 
     seed: int = Field(0, ge=0, description="all randomness follows from it")
     classes: tuple[ClassEntry, ...] | None = Field(None, description="class table, in order")
+    on_finish: str | None = Field(
+        None,
+        description="shell command at the end, whatever it was: $RSGEN_SUMMARY (and $1) is the "
+        "summary file",
+    )
+    on_finish_timeout_s: float = Field(600, gt=0, description="longest that on_finish may take")
     execution: ExecutionConfig = ExecutionConfig()
     scenes: ScenesConfig = ScenesConfig()
     extract_masks: ExtractMasksConfig = ExtractMasksConfig()

@@ -268,7 +268,11 @@ class _Writer:
 
 def _format_writer(name: str, settings: ExportConfig) -> FormatWriter:
     chosen: Format = resolve("formats", name)
-    return chosen.writer(WriteOptions(category_ids=settings.category_ids))
+    return chosen.writer(
+        WriteOptions(
+            category_ids=settings.category_ids, samples_per_shard=settings.samples_per_shard
+        )
+    )
 
 
 def _own_suffix(source: Path) -> str:
