@@ -164,7 +164,8 @@ def _details(wanted: Instance, read: Instance) -> str | None:
     if wanted.mask is not None and wanted.mask != read.mask:
         return "another mask"
     if wanted.heading_rad is not None and (read.heading_rad is not None or wanted.quad is None):
-        turned = math.remainder(wanted.heading_rad - (read.heading_rad or math.nan), 2 * math.pi)
+        found = math.nan if read.heading_rad is None else read.heading_rad
+        turned = math.remainder(wanted.heading_rad - found, 2 * math.pi)
         if not abs(turned) <= TOLERANCE_RAD:
             return f"heading {read.heading_rad}, expected {wanted.heading_rad}"
     for name in ("difficult", "iscrowd"):
