@@ -92,6 +92,12 @@ class ExtractMasksConfig(Section):
     min_area_px: int = Field(
         16, ge=1, description="semantic masks: least pixels of an object (a connected part)"
     )
+    label_key: str | None = Field(
+        None, description="property of vector labels that names the class (default: found)"
+    )
+    label_name: str | None = Field(
+        None, description="class of features of vector labels that name none"
+    )
     tile: int | Literal["auto", "none"] = Field(
         "auto", description="tile side for large scenes (auto: 1024)"
     )

@@ -60,6 +60,8 @@ def read_dataset(
     max_pixels: int = MAX_PIXELS,
     legend: Legend | None = None,
     min_area_px: int = 1,
+    label_key: str | None = None,
+    label_name: str | None = None,
 ) -> Dataset:
     """Read a labelled dataset without decoding pixels; sizes come from image headers.
 
@@ -88,6 +90,8 @@ def read_dataset(
         max_pixels,
         legend,
         min_area_px,
+        label_key,
+        label_name,
     )
     for given in (request.path, request.images, request.labels):
         if given is not None and not given.exists():

@@ -71,6 +71,8 @@ class ReadRequest:
     leaves it to the format. `size`: (width, height) for labels whose image is absent.
     `legend`: what the pixels of semantic masks mean; `min_area_px`: least pixels of an object
     in them.
+    `label_key`: the property of vector labels that names the class (None: found by itself);
+    `label_name`: the class of features that name none.
     """
 
     path: Path
@@ -85,6 +87,8 @@ class ReadRequest:
     max_pixels: int = MAX_PIXELS
     legend: Legend | None = None
     min_area_px: int = 1
+    label_key: str | None = None
+    label_name: str | None = None
 
 
 @dataclass(frozen=True)
