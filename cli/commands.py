@@ -173,6 +173,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "extract-masks DATASET --class-map airplane=plane --gsd 0.5 --out masks",
         "extract-masks DATASET --backend sam --model hub:facebook/sam-vit-base --out masks",
         "extract-masks --images pictures labels.json --format coco --out masks",
+        "export masks --format labelme --out fix          (then: labelme fix/dataset/labelme)",
+        "extract-masks masks --corrections fix/dataset/labelme --out masks-2",
     ),
     "build-mask-pool": (
         "build-mask-pool masks --out pool",
@@ -220,6 +222,17 @@ COMMANDS: tuple[CommandSpec, ...] = (
             (_positional("dataset", list[Path], "Folder, label file, or a sample run"), "dataset"),
             (_option("images", Path, "--images", "Images, when they lie elsewhere"), "images"),
             (_option("labels", Path, "--labels", "Labels, when they lie elsewhere"), "labels"),
+            (
+                _option(
+                    "corrections",
+                    Path,
+                    "--corrections",
+                    "Labels mended by hand (labelme, COCO ...): an image found there gets its "
+                    "labels from there; headings and attributes of objects that are still there "
+                    "are kept, missing ones are deleted, other images stay as they are",
+                ),
+                "corrections",
+            ),
         ],
         [
             O("--format", "extract_masks.format", group="formats"),

@@ -110,7 +110,8 @@ def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef
         return InputRef(name, str(path), digest(str(path)), digest(str(path)))
     if not path.exists():
         raise DataError(f"{name}: {path} does not exist", hint=check_path(path))
-    out = run_folder(path)
+    # Corrections are edited where they are, often in an export's folder: their bytes count.
+    out = None if name == "corrections" else run_folder(path)
     if out is None:
         listing = digest(_listing(path))
         return InputRef(name, str(path.resolve()), listing, listing)

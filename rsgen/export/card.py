@@ -38,6 +38,8 @@ def run_name(info: RunInfo) -> str:
 def _input_name(name: str, path: Path) -> str:
     if is_model_name(name, path):
         return str(path)
+    if name == "corrections":
+        return path.name
     out = run_folder(path) if path.exists() else None
     return path.name if out is None else run_name(RunInfo.load(out))
 

@@ -102,7 +102,8 @@ def ancestry(path: Path, seen: dict[str, RunInfo] | None = None) -> dict[str, Ru
     info = RunInfo.load(out)
     if info.fingerprint not in found:
         for ref in info.inputs:
-            ancestry(Path(ref.path), found)
+            if ref.name != "corrections":  # edited since, whatever run wrote them
+                ancestry(Path(ref.path), found)
         found[info.fingerprint] = info
     return found
 

@@ -13,9 +13,10 @@ from rsgen.geometry import Box, Quad, as_array, polygon_area
 from rsgen.mask import Mask
 from rsgen.records import ClassTable, Instance
 
-__all__ = ["MaskBackend", "Pixels", "cut_to_quad", "resolve_contested", "tightness"]
+__all__ = ["CORRECTION", "MaskBackend", "Pixels", "cut_to_quad", "resolve_contested", "tightness"]
 
 Pixels = npt.NDArray[np.uint8]
+CORRECTION = "correction"  # origin of a mask that a person has drawn: no backend makes it anew
 
 
 class MaskBackend(Protocol):

@@ -12,7 +12,10 @@ __all__ = ["PolygonBackend"]
 
 
 class PolygonBackend:
-    """Keeps given masks (polygons and RLE become masks when they are read)."""
+    """Keeps given masks (polygons and RLE become masks when they are read).
+
+    A mask that an earlier run has made, or a person has corrected, keeps its origin.
+    """
 
     name = "polygon"
 
@@ -23,6 +26,10 @@ class PolygonBackend:
         return [
             replace(i, reasons=(*i.reasons, "no mask"))
             if i.mask is None
-            else replace(i, origin=self.name, scores={"mask": 1.0, **i.scores})
+            else replace(
+                i,
+                origin=self.name if i.origin == "annotation" else i.origin,
+                scores={"mask": 1.0, **i.scores},
+            )
             for i in known
         ]

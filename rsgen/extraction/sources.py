@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from rsgen.classes import load_class_table, united
+from rsgen.classes import load_class_table, load_legend, united
 from rsgen.config import Config
 from rsgen.errors import DataError, UsageError
+from rsgen.extraction.corrections import Corrected, correct_samples
 from rsgen.formats import Dataset, read_dataset
 from rsgen.formats.names import LabelNames, paint_order
 from rsgen.formats.tiling import Window, needs_tiling, plan_tiles
+from rsgen.legend import Legend, LegendRow
 from rsgen.records import ClassTable, Failure, ObjectClass, Sample, normal_name
 from rsgen.request import RunInfo
 from rsgen.settings import ExtractMasksConfig
@@ -81,7 +83,7 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
     config = Config.model_validate_json(config_json)
     paths = {
         name: [Path(path) for n, path, *_ in inputs if n == name]
-        for name in ("dataset", "images", "labels")
+        for name in ("dataset", "images", "labels", "corrections")
     }
     partial = frozenset(path for _, path, _, manifest in inputs if manifest == "partial")
     opened = _open_inputs(paths, config, partial)
@@ -92,6 +94,12 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
         for source, prefix in zip(opened, names, strict=False)
         for sample in source.samples
     ]
+    fixed: list[Corrected] = []
+    for path in paths["corrections"]:
+        before = [sample for sample, _ in pairs]
+        fixed.append(correct_samples(before, path, classes, config.extract_masks.class_map))
+        finders = [find for _, find in pairs]
+        pairs = list(zip(fixed[-1].samples, finders, strict=True))
     roots = dict.fromkeys(root.resolve() for o in opened for root in o.roots)
     splits = assign_splits((s for s, _ in pairs), config.seed)
     drawn = any(s.split is None for s, _ in pairs)
@@ -103,14 +111,15 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
     datasets = [o.dataset for o in opened if o.dataset is not None]
     dropped, bad_labels = _failures(datasets)
     counts: dict[str, int] = {}
-    for dataset in datasets:
-        for key, value in dataset.counts.items():
+    for read in (*datasets, *fixed):
+        for key, value in read.counts.items():
             counts[key] = counts.get(key, 0) + value
+    dropped += tuple(failure for corrected in fixed for failure in corrected.failures)
     how = "drawn 80/10/10 by parent scene" if drawn else "as given"
     shares = ", ".join(f"{name} {n}" for name, n in split_counts(splits).items())
     notes = [f"splits ({how}): {shares}"]
-    for dataset in datasets:
-        notes += dataset.notes
+    for read in (*datasets, *fixed):
+        notes += read.notes
     if len(items) > len(pairs):
         notes.append(f"{len(pairs)} scenes were cut into {len(items)} tiles")
     return Sources(tuple(items), classes, tuple(roots), dropped, bad_labels, counts, tuple(notes))
@@ -132,7 +141,7 @@ def _open_inputs(
             hint="extract each by itself; build-mask-pool and train take several runs",
         )
     settings = config.extract_masks
-    table = _wanted_classes(config)
+    table, legend = _wanted_classes(config)
     opened: list[_Source] = []
     for path in datasets:
         if run_folder(path) is not None:
@@ -146,6 +155,10 @@ def _open_inputs(
             classes=table,
             class_map=settings.class_map,
             gsd_m=settings.gsd_m,
+            legend=legend,
+            min_area_px=settings.min_area_px,
+            label_key=settings.label_key,
+            label_name=settings.label_name,
         )
         opened.append(_Source(found.records, found.classes, (found.root,), found.image_path, found))
     return opened
@@ -200,14 +213,18 @@ def _adapted(
     return replace(sample, layout=layout)
 
 
-def _wanted_classes(config: Config) -> ClassTable | None:
-    if config.extract_masks.classes is not None:
-        return load_class_table(config.extract_masks.classes)
+def _wanted_classes(config: Config) -> tuple[ClassTable | None, Legend | None]:
+    """The class table asked for, and what pixels of masks mean in it."""
+    named = config.extract_masks.classes
+    if named is not None:
+        return load_class_table(named), load_legend(named)
     if config.classes is None:
-        return None
-    return ClassTable(
-        tuple(ObjectClass(c.name, c.aliases, c.kind, c.symmetric) for c in config.classes)
-    )
+        return None, None
+    rows: list[LegendRow] = [
+        (ObjectClass(c.name, c.aliases, c.kind, c.symmetric), c.value, c.color)
+        for c in config.classes
+    ]
+    return ClassTable(tuple(entry for entry, _, _ in rows)), Legend.of(rows)
 
 
 def _prefixes(paths: Sequence[Path]) -> list[str]:

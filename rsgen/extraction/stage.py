@@ -15,7 +15,7 @@ from rsgen.extraction.backends import (
     check_backend,
     open_backend,
 )
-from rsgen.extraction.base import MaskBackend, Pixels
+from rsgen.extraction.base import CORRECTION, MaskBackend, Pixels
 from rsgen.extraction.overlay import survey, write_overlay
 from rsgen.extraction.sources import Item, Sources, check_size, open_sources
 from rsgen.formats.tiling import cut_sample
@@ -45,13 +45,19 @@ def annotate_sample(
     """Masks for the labels of one image, by an opened backend or the name of one.
 
     `auto` keeps masks that came with the label (`polygon`) and makes the others by
-    `classical`. A backend that is named makes every thing's mask anew; stuff keeps its own.
+    `classical`. A backend that is named makes every thing's mask anew; stuff
+    keeps its own, and so does what a person has corrected.
     """
     if isinstance(backend, str):
         backend = open_backend(BackendSetup(ExtractMasksConfig(backend=backend)))
     if backend.name not in KEEPS_GIVEN:
-        known = [i if classes.is_stuff(i.label) else replace(i, mask=None) for i in known]
+        known = [i if _stays(i, classes) else replace(i, mask=None) for i in known]
     return backend.annotate(image, known, classes)
+
+
+def _stays(instance: Instance, classes: ClassTable) -> bool:
+    """Whether no backend makes its mask anew: stuff, and what a person has drawn."""
+    return classes.is_stuff(instance.label) or instance.origin == CORRECTION
 
 
 class ExtractMasksStage:
