@@ -181,6 +181,12 @@ def stage_config(job: PipelineJob, pipeline: Pipeline, name: str) -> Config:
 def print_pipeline(job: PipelineJob, *, as_json: bool = False) -> str:
     """The resolved configuration of every stage: YAML documents, or one JSON object by stage."""
     pipeline = read_pipeline(job)
+    if as_json:
+        rows = {
+            name: config_data(stage_config(job, pipeline, name), [section_name(entry.command)])
+            for name, entry in pipeline.stages.items()
+        }
+        return json.dumps(rows) + "\n"
     parts = []
     for name, entry in pipeline.stages.items():
         config = stage_config(job, pipeline, name)
@@ -216,12 +222,6 @@ def _local_models(stage_job: Job) -> list[str]:
 
 
 def run_pipeline(job: PipelineJob) -> RunSummary:
-    if as_json:
-        rows = {
-            name: config_data(stage_config(job, pipeline, name), [section_name(entry.command)])
-            for name, entry in pipeline.stages.items()
-        }
-        return json.dumps(rows) + "\n"
     """Run the stages in order; the first that does not exit 0 ends the run with its code.
 
     Raises:
