@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -73,6 +73,20 @@ class LabelNames:
             target = entry.name
         self._cache[name] = target
         return target
+
+    def resolve_first(self, names: Sequence[str]) -> str:
+        """The table's name for the first of several source names that table or map know; the
+        last is taken where none is known.
+
+        Raises:
+            Problem: UnknownClass.
+        """
+        known = (name for name in names[:-1] if self._is_known(name))
+        return self.resolve(next(known, names[-1]))
+
+    def _is_known(self, name: str) -> bool:
+        in_table = self._classes is not None and self._classes.find(name) is not None
+        return in_table or normal_name(name) in self._map
 
     def is_stuff(self, label: str) -> bool:
         if self._classes is not None:

@@ -1,9 +1,9 @@
-"""Image files and one-text-file-an-image labels (DOTA, YOLO), joined by key."""
+"""Image files and one-file-an-image labels (DOTA, YOLO, XML), joined by key."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,8 +125,17 @@ def image_root(request: ReadRequest) -> Path:
     return folder.parent if alone else folder
 
 
-def find_pairs(request: ReadRequest, tally: Tally) -> Pairs:
-    """Join images and label files; a key that stands twice becomes a failure."""
+def find_pairs(
+    request: ReadRequest,
+    tally: Tally,
+    labels: Sequence[Path] | None = None,
+    named: Mapping[Path, str] | None = None,
+) -> Pairs:
+    """Join images and label files; a key that stands twice becomes a failure.
+
+    `labels` are the label files where they are no text files. `named` is the stem of the image
+    that a label file itself names; it counts where no image is called like the label file.
+    """
     root, base = tally.root, label_base(request)
     images = ImageFolder(root, explicit=request.images is not None)
     if images.left_alone:
@@ -138,7 +147,7 @@ def find_pairs(request: ReadRequest, tally: Tally) -> Pairs:
             "keep one of the two",
         )
         tally.image_failed(relative(path, root), problem)
-    labels = label_files(request, images)
+    labels = label_files(request, images) if labels is None else labels
     stems: dict[str, int] = {}
     for path in labels:
         stems[path.stem] = stems.get(path.stem, 0) + 1
@@ -147,6 +156,8 @@ def find_pairs(request: ReadRequest, tally: Tally) -> Pairs:
     for path in labels:
         key = join_key(path, base)
         match = images.find(key, stem_is_unique=stems[path.stem] == 1)
+        if match is None and named is not None and path in named:
+            match = images.find(named[path], stem_is_unique=True)
         key = match or key
         if key in taken:
             problem = Problem(
