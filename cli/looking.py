@@ -37,6 +37,67 @@ def _ended(call: Callable[[], int], *, as_json: bool) -> None:
     raise typer.Exit(answered(call, as_json=as_json))
 
 
+# ---------------------------------------------------------------- init
+
+
+def init(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="A folder of labelled images, or a label file")
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="PATH", help="Images, when they lie elsewhere"),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="PATH", help="Labels, when they lie elsewhere"),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="TEXT", help="Input format (auto: by content)")
+    ] = "auto",
+    classes: Annotated[
+        str | None,
+        typer.Option("--classes", metavar="TEXT", help="Class list file or template name"),
+    ] = None,
+    class_map: Annotated[
+        list[str] | None,
+        typer.Option("--class-map", metavar="NAME=NAME", help="Rename classes: theirs=ours"),
+    ] = None,
+    gsd: Annotated[
+        float | None, typer.Option("--gsd", metavar="X", min=1e-6, help="Metres a pixel")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a data set."""
+
+    def call() -> int:
+        from rsgen.first_look import Request, advise, describe, examine, factory_yaml
+
+        from .console import ConsoleReporter
+        from .options import ConfigOption
+
+        option = ConfigOption("--class-map", "extract_masks.class_map", shape="pairs")
+        pairs = option.value(class_map or [])
+        request = Request(dataset, images, labels, format, classes, pairs, gsd)
+        found = examine(request)
+        advice = advise(found)
+        reporter = ConsoleReporter()
+        for level, line in describe(found, advice):
+            reporter.note(line, level)
+        text = factory_yaml(request, found, advice)
+        if as_json:
+            rows = {"schema": 1, "found": found.to_json(), "advice": advice.to_json()}
+            text = json.dumps({**rows, "pipeline": text}) + "\n"
+        elif sys.stdout.isatty():
+            reporter.note("keep the lines below: give the command `> factory.yaml`\n")
+        else:
+            reporter.note("next: rsgen run factory.yaml --work work   (the file written here)")
+        sys.stdout.write(text)
+        return 0
+
+    _ended(call, as_json=as_json)
+
+
 # ---------------------------------------------------------------- status
 
 
@@ -93,6 +154,17 @@ def doctor(
 
 
 LOOKING: tuple[LookSpec, ...] = (
+    LookSpec(
+        "init",
+        "Say what a folder of labelled images holds, and write a first pipeline file to stdout.",
+        init,
+        (
+            "init DATASET > factory.yaml",
+            "run factory.yaml --work work        (as it is: minutes on a CPU)",
+            "init --images pictures labels.json > factory.yaml",
+            "init DATASET --json                 (the findings, for scripts)",
+        ),
+    ),
     LookSpec(
         "status",
         "How far runs are: done, left, failed, time left; nothing is written or locked.",
