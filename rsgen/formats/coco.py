@@ -3,6 +3,7 @@
 Beyond COCO: `obb` = [cx, cy, w, h, angle] (pixels, radians; w runs along the angle) and
 `heading` (radians) carry oriented boxes; such an annotation without a mask has its four corners
 in `segmentation`. `difficult`, `truncated` (annotation) and `gsd_m` (image) stand where known.
+HIT-UAV's dialect is read too, see `coco_dialect`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from rsgen.errors import DataError
 from rsgen.formats.atlas import fill_outlines
 from rsgen.formats.checks import check_box, no_pixel, number
+from rsgen.formats.coco_dialect import KEYS, in_own_words
 from rsgen.formats.coco_images import ImagePlaces, ImageRecord, find_image
 from rsgen.formats.coco_shapes import bbox_of, shape_of
 from rsgen.formats.coco_write import CategoryIds, CocoWriter
@@ -50,7 +52,10 @@ def looks_like_coco(path: Path) -> bool:
         length = handle.seek(0, 2)
         handle.seek(max(0, length - HEAD_BYTES))
         text += handle.read()
-    keys = sum(f'"{key}"'.encode() in text for key in ("images", "annotations", "categories"))
+    keys = sum(
+        f'"{key}"'.encode() in text or f'"{KEYS.get(key, key)}"'.encode() in text
+        for key in ("images", "annotations", "categories")
+    )
     return text.lstrip().startswith((b"{", b"\xef\xbb\xbf{")) and keys >= 2
 
 
@@ -108,6 +113,7 @@ def _load(path: Path, name: str) -> dict[str, Any]:
     except (OSError, RecursionError) as error:
         raise DataError(f"{name}: cannot be read ({error})", hint="check the file") from error
     keys = ("images", "annotations", "categories")
+    document = in_own_words(document) if isinstance(document, dict) else document
     if not isinstance(document, dict) or not all(
         isinstance(document.get(key), list) for key in keys
     ):
