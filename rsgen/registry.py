@@ -34,6 +34,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "yolo-obb": "rsgen.formats.yolo:YOLO_OBB",
         "yolo-seg": "rsgen.formats.yolo:YOLO_SEG",
         "jsonl": "rsgen.formats.jsonl:FORMAT",
+        "masks": "rsgen.formats.masks:FORMAT",
         "voc": "rsgen.formats.voc:FORMAT",
         "dior-r": "rsgen.formats.dior_r:FORMAT",
         "rolabelimg": "rsgen.formats.rolabelimg:FORMAT",
