@@ -95,9 +95,54 @@ FAILURES = [
     ("jsonl", "duplicate-id", "DuplicateId", "'a'", 1, 1),
     ("jsonl", "cut-short", "BadJson", "train.jsonl:2", 1, 1),
     ("jsonl", "missing-field", "MissingField", "train.jsonl:2", 1, 1),
+    ("voc", "unknown-class", "UnknownClass", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "no-bndbox", "MissingField", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "no-name", "MissingField", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "no-ymax", "MissingField", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "word-for-number", "NotANumber", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "not-finite", "NotFinite", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "infinite", "NotFinite", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "zero-area", "ZeroArea", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "outside-image", "OutsideImage", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "missing-image", "MissingImage", "Annotations/b.xml", 1, 1),
+    ("voc", "wrong-size", "WrongSize", "declared 640 x 48, the image is 64 x 48", 1, 1),
+    ("voc", "swapped-size", "WrongSize", "declared 48 x 64", 1, 1),
+    ("voc", "huge-size", "TooManyPixels", "Annotations/b.xml", 1, 1),
+    ("voc", "fractional-size", "BadSize", "Annotations/b.xml", 1, 1),
+    # What an XML file could do to its reader: expand without end, or fetch a file.
+    ("voc", "cut-short", "BadXml", "Annotations/b.xml: line 3: not valid XML", 1, 1),
+    ("voc", "not-xml", "BadXml", "Annotations/b.xml: line 1", 1, 1),
+    ("voc", "empty-file", "BadXml", "Annotations/b.xml: line 1", 1, 1),
+    ("voc", "doctype", "BadXml", "Annotations/b.xml: line 1", 1, 1),
+    ("voc", "external-entity", "BadXml", "Annotations/b.xml: line 1", 1, 1),
+    ("voc", "billion-laughs", "BadXml", "Annotations/b.xml: line 1", 1, 1),
+    ("voc", "deep", "BadXml", "nested over 50 deep", 1, 1),
+    ("voc", "not-utf8", "NotUtf8", "Annotations/b.xml: byte 133 in line 5", 1, 1),
+    ("voc", "unknown-encoding", "BadXml", "unknown encoding 'klingon'", 1, 1),
+    ("voc", "missing-labels", "MissingLabels", "images/b.png", 1, 1),
+    ("voc", "duplicate-id", "DuplicateId", "labels/a.xml", 1, 1),
+    ("rolabelimg", "degrees", "NotRadians", "Annotations/a.xml:9 object 2", 1, 1),
+    ("rolabelimg", "no-angle", "MissingField", "Annotations/a.xml:9 object 2", 1, 1),
+    ("rolabelimg", "zero-area", "ZeroArea", "Annotations/a.xml:9 object 2", 1, 1),
+    ("rolabelimg", "not-finite", "NotFinite", "Annotations/a.xml:9 object 2", 1, 1),
+    ("rolabelimg", "outside-image", "OutsideImage", "Annotations/a.xml:9 object 2", 1, 1),
+    ("rolabelimg", "unknown-class", "UnknownClass", "Annotations/a.xml:9 object 2", 1, 1),
+    ("dior-r", "three-corners", "MissingField", "Annotations/a.xml:9 object 2", 1, 1),
+    ("dior-r", "self-crossing", "SelfCrossing", "Annotations/a.xml:9 object 2", 1, 1),
+    ("dior-r", "zero-area", "ZeroArea", "Annotations/a.xml:9 object 2", 1, 1),
+    ("dior-r", "outside-image", "OutsideImage", "Annotations/a.xml:9 object 2", 1, 1),
+    ("dior-r", "unknown-class", "UnknownClass", "Annotations/a.xml:9 object 2", 1, 1),
+    ("dior-r", "word-for-number", "NotANumber", "Annotations/a.xml:9 object 2", 1, 1),
+    ("hrsc2016", "no-class", "MissingField", "Annotations/a.xml:16 object 2", 1, 1),
+    ("hrsc2016", "no-angle", "MissingField", "Annotations/a.xml:16 object 2", 1, 1),
+    ("hrsc2016", "zero-area", "ZeroArea", "Annotations/a.xml:16 object 2", 1, 1),
+    ("hrsc2016", "word-for-number", "NotANumber", "Annotations/a.xml:16 object 2", 1, 1),
+    ("hrsc2016", "outside-image", "OutsideImage", "Annotations/a.xml:16 object 2", 1, 1),
 ]
 
 TWO_IMAGES = {"wrong-size", "huge-size", "fractional-size", "duplicate-image-id", "missing-labels"}
+TWO_IMAGES |= {"swapped-size", "cut-short", "not-xml", "empty-file", "doctype", "external-entity"}
+TWO_IMAGES |= {"billion-laughs", "deep", "not-utf8", "unknown-encoding"}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +181,7 @@ REFUSED = [
     ("coco", "duplicate-category", "two categories have the id 1", "own id"),
     ("coco", "cut-short", "instances_train.json:", "cut short"),
     ("jsonl", "empty-set", "empty jsonl dataset", "--images"),
+    ("voc", "metadata-alone", "empty voc dataset", "--images"),
 ]
 
 
@@ -156,7 +202,9 @@ def test_what_cannot_be_read_at_all_is_a_data_error(
 def _good_set(kind: str, folder: Path) -> Path:
     """A set of the images a and b; b is there to be broken."""
     label = {"dota": "4 4 20 6 18 16 2 14 plane 0\n", "yolo": "0 0.2 0.2 0.2 0.2\n"}
-    if kind in label:
+    if kind == "voc":
+        copy_bad("voc", "missing-image", folder)
+    elif kind in label:
         labels = folder / ("labelTxt" if kind == "dota" else "labels")
         labels.mkdir(parents=True)
         for name in "ab":
@@ -188,7 +236,7 @@ def _huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-KINDS = ["coco", "dota", "yolo", "jsonl"]
+KINDS = ["coco", "dota", "yolo", "jsonl", "voc"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
