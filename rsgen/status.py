@@ -170,6 +170,7 @@ def _pipeline(work: Path, record: Mapping[str, Any]) -> Status:
         if newest is not None and not (_is_held(newest) or _is_newer(newest, known)):
             newest = None
         shown = newest or known
+        folders += [known] if known is not None and known.is_dir() else []
         older += [p for p in folders if p != shown]
         if shown is None:
             state = RunStatus(stage, "", "", "waiting")
