@@ -353,6 +353,7 @@ def _drawn(drawn: Instance, old: Instance | None, classes: ClassTable, oriented:
         quad = min_area_quad(np.concatenate(drawn.mask.polygons()), heading)
     elif quad is not None and heading is not None:
         quad = _facing(quad, heading)
+        heading = heading if drawn.heading_rad is not None else heading_of(quad)
     elif quad is None and drawn.mask is None:
         heading = None  # of an upright box nobody knows which way it lies
     same_class = old is not None and old.label == drawn.label
