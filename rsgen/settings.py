@@ -98,6 +98,9 @@ class ExtractMasksConfig(Section):
     label_name: str | None = Field(
         None, description="class of features of vector labels that name none"
     )
+    voc_base: Literal["auto", 0, 1] = Field(
+        "auto", description="VOC boxes: 1 = pixels from 1 (VOC), 0 = edges from 0 (auto: by zeros)"
+    )
     tile: int | Literal["auto", "none"] = Field(
         "auto", description="tile side for large scenes (auto: 1024)"
     )

@@ -159,6 +159,7 @@ def _open_inputs(
             min_area_px=settings.min_area_px,
             label_key=settings.label_key,
             label_name=settings.label_name,
+            voc_base=settings.voc_base,
         )
         opened.append(_Source(found.records, found.classes, (found.root,), found.image_path, found))
     return opened

@@ -62,6 +62,7 @@ def read_dataset(
     min_area_px: int = 1,
     label_key: str | None = None,
     label_name: str | None = None,
+    voc_base: Literal["auto", 0, 1] = "auto",
 ) -> Dataset:
     """Read a labelled dataset without decoding pixels; sizes come from image headers.
 
@@ -71,7 +72,7 @@ def read_dataset(
     is its front (auto: DOTA yes when any quad is turned, YOLO no). `size` (width, height) is
     for DOTA and YOLO labels whose images are absent (`require_images=False`). `label_key` and
     `label_name` are for vector labels: the property that names the class, and the class of
-    features that name none. Georeferenced images give their samples `geo` and `gsd_m`.
+    features that name none. `voc_base`: what XML boxes count from, see `ReadRequest`. Georeferenced images give their samples `geo` and `gsd_m`.
 
     Raises:
         DataError: nothing can be read at all. Single bad items are `failures`.
@@ -92,6 +93,7 @@ def read_dataset(
         min_area_px,
         label_key,
         label_name,
+        voc_base,
     )
     for given in (request.path, request.images, request.labels):
         if given is not None and not given.exists():

@@ -73,6 +73,7 @@ class ReadRequest:
     in them.
     `label_key`: the property of vector labels that names the class (None: found by itself);
     `label_name`: the class of features that name none.
+    `voc_base`: whether boxes in XML count edges from 0 or pixels from 1 (auto: by their zeros).
     """
 
     path: Path
@@ -89,6 +90,7 @@ class ReadRequest:
     min_area_px: int = 1
     label_key: str | None = None
     label_name: str | None = None
+    voc_base: Literal["auto", 0, 1] = "auto"
 
 
 @dataclass(frozen=True)

@@ -175,10 +175,11 @@ def read_xml(request: ReadRequest, dialect: Dialect) -> Dataset:
     pairs = find_pairs(request, tally, [f.path for f in files], named)
     parsed = {f.path: f for f in files}
     boxes = [lb.values for f in files for _, _, lb in f.labels if lb.form == "box"]
-    from_zero = zero_based(boxes)
-    if from_zero:
+    from_zero = zero_based(boxes) if request.voc_base == "auto" else request.voc_base == 0
+    if from_zero and request.voc_base == "auto":
         tally.notes.append(
-            f"{dialect.name}: boxes start at 0, read as pixel edges, not as VOC's pixels from 1"
+            f"{dialect.name}: boxes start at 0, read as pixel edges and not as VOC's pixels from 1 "
+            "(-s extract_masks.voc_base=1 reads them so)"
         )
     splits = _split_lists(request, tally)
     for pair in pairs.found:
