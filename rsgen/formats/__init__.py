@@ -72,7 +72,8 @@ def read_dataset(
     is its front (auto: DOTA yes when any quad is turned, YOLO no). `size` (width, height) is
     for DOTA and YOLO labels whose images are absent (`require_images=False`). `label_key` and
     `label_name` are for vector labels: the property that names the class, and the class of
-    features that name none. `voc_base`: what XML boxes count from, see `ReadRequest`. Georeferenced images give their samples `geo` and `gsd_m`.
+    features that name none. `voc_base`: what XML boxes count from, see `ReadRequest`.
+    Georeferenced images give their samples `geo` and `gsd_m`.
 
     Raises:
         DataError: nothing can be read at all. Single bad items are `failures`.
