@@ -25,6 +25,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "programs": {
         "build-mask-pool": "rsgen.pool:build_mask_pool",
         "train": "rsgen.train:train",
+        "train-judge": "rsgen.train_judge:train_judge",
         "export": "rsgen.export:export",
     },
     "formats": {
@@ -34,6 +35,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "yolo-obb": "rsgen.formats.yolo:YOLO_OBB",
         "yolo-seg": "rsgen.formats.yolo:YOLO_SEG",
         "jsonl": "rsgen.formats.jsonl:FORMAT",
+        "geotiff": "rsgen.formats.geotiff:FORMAT",
         "masks": "rsgen.formats.masks:FORMAT",
         "voc": "rsgen.formats.voc:FORMAT",
         "dior-r": "rsgen.formats.dior_r:FORMAT",

@@ -265,6 +265,8 @@ class Format:
         formats that do not keep single instances. Default: instance by instance.
     check: (folder, images by split, objects) -> None; a second look at what was written, by
         other means than ours. Raises DataError. A format without a reader needs one.
+    leaves_out: why a whole sample cannot be written ("without a position on the ground"), or
+        None; an export lists such samples.
     """
 
     name: str
@@ -275,6 +277,7 @@ class Format:
     holds: Holds = Holds()
     compare: Callable[[Sample, Sample, ClassTable], str | None] | None = None
     check: Callable[[Path, Mapping[str, int], int], None] | None = None
+    leaves_out: Callable[[Sample], str | None] | None = None
 
     def writer(self, options: WriteOptions | None = None) -> FormatWriter:
         """A new writer.
