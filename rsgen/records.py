@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "INCOMPLETE",
     "ClassTable",
     "Failure",
     "Geo",
@@ -28,12 +29,15 @@ __all__ = [
     "ObjectClass",
     "Provenance",
     "Sample",
+    "lost_share",
     "samples_from_table",
     "samples_to_table",
     "sample_schema",
 ]
 
 SCHEMA_VERSION = 1
+# Attribute of a sample some of whose labels could not be read: "1/3 FieldCount" (of all, why).
+INCOMPLETE = "incomplete"
 
 
 @lru_cache(maxsize=4096)
@@ -220,6 +224,12 @@ class Sample:
     def parent(self) -> str:
         """The scene it belongs to: splits and leakage guards go by this."""
         return self.provenance.parent or self.id.split("#", 1)[0]
+
+
+def lost_share(sample: Sample) -> float:
+    """Share of a sample's labels that could not be read, in [0, 1]: the picture shows more."""
+    lost, _, every = sample.attributes.get(INCOMPLETE, "0/1").split()[0].partition("/")
+    return int(lost) / max(int(every or 1), 1)
 
 
 @dataclass(frozen=True, slots=True)

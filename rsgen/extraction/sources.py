@@ -12,10 +12,19 @@ from rsgen.config import Config
 from rsgen.errors import DataError, UsageError
 from rsgen.extraction.corrections import Corrected, correct_samples
 from rsgen.formats import Dataset, read_dataset
+from rsgen.formats.class_map import ClassMap, rename_notes, unused_notes
 from rsgen.formats.names import LabelNames, paint_order
 from rsgen.formats.tiling import Window, needs_tiling, plan_tiles
 from rsgen.legend import Legend, LegendRow
-from rsgen.records import ClassTable, Failure, ObjectClass, Sample, normal_name
+from rsgen.records import (
+    INCOMPLETE,
+    ClassTable,
+    Failure,
+    ObjectClass,
+    Sample,
+    lost_share,
+    normal_name,
+)
 from rsgen.request import RunInfo
 from rsgen.settings import ExtractMasksConfig
 from rsgen.splits import assign_splits, split_counts
@@ -52,6 +61,7 @@ class _Source:
     classes: ClassTable
     roots: tuple[Path, ...]
     find: Callable[[Sample], Path]
+    names: ClassMap
     dataset: Dataset | None = None
 
 
@@ -120,9 +130,37 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
     notes = [f"splits ({how}): {shares}"]
     for read in (*datasets, *fixed):
         notes += read.notes
+    notes += _name_notes(opened, classes, config, corrected=bool(fixed))
+    notes += _lost_notes([sample for sample, _ in pairs])
     if len(items) > len(pairs):
         notes.append(f"{len(pairs)} scenes were cut into {len(items)} tiles")
     return Sources(tuple(items), classes, tuple(roots), dropped, bad_labels, counts, tuple(notes))
+
+
+def _name_notes(
+    opened: Sequence[_Source], classes: ClassTable, config: Config, corrected: bool
+) -> list[str]:
+    """What the class map and the table's aliases did; corrections may bring names of their own.
+
+    Raises:
+        UsageError: no name of the class map occurs.
+    """
+    labels: dict[str, int] = {}
+    for source in opened:
+        for name, count in source.names.labels.items():
+            labels[name] = labels.get(name, 0) + count
+    unused = [] if corrected else unused_notes(config.extract_masks.class_map, labels)
+    return [*unused, *rename_notes((source.names for source in opened), classes)]
+
+
+def _lost_notes(samples: Sequence[Sample]) -> list[str]:
+    lost = sum(lost_share(sample) > 0 for sample in samples)
+    if not lost:
+        return []
+    return [
+        f"{lost} images lost some of their labels on reading (attribute {INCOMPLETE}): "
+        "train leaves out those that lost more than train.max_lost_labels"
+    ]
 
 
 def _open_inputs(
@@ -161,7 +199,16 @@ def _open_inputs(
             label_name=settings.label_name,
             voc_base=settings.voc_base,
         )
-        opened.append(_Source(found.records, found.classes, (found.root,), found.image_path, found))
+        opened.append(
+            _Source(
+                found.records,
+                found.classes,
+                (found.root,),
+                found.image_path,
+                found.names,
+                found,
+            )
+        )
     return opened
 
 
@@ -176,8 +223,18 @@ def _run_source(path: Path, partial: bool, settings: ExtractMasksConfig) -> _Sou
         )
     run = open_samples(path, allow_partial=partial)
     classes, names = _renamed(run.classes, settings.class_map)
-    samples = [_adapted(sample, run.classes, classes, names, settings.gsd_m) for sample in run]
-    return _Source(samples, classes, tuple(run.image_roots), run.image_path)
+    seen = ClassMap({**settings.class_map, **names})
+    for entry in run.classes.classes:
+        for name in (entry.name, *entry.aliases):
+            seen.saw(name, 0)
+    samples = []
+    for sample in run:
+        for instance in sample.layout.instances:
+            seen.saw(instance.label)
+            own = run.classes.resolve(instance.label).name
+            seen.became[instance.label] = names.get(own, own)
+        samples.append(_adapted(sample, run.classes, classes, names, settings.gsd_m))
+    return _Source(samples, classes, tuple(run.image_roots), run.image_path, seen)
 
 
 def _renamed(table: ClassTable, class_map: dict[str, str]) -> tuple[ClassTable, dict[str, str]]:

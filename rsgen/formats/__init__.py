@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from rsgen.errors import DataError, UsageError
 from rsgen.formats.checks import raster_session
+from rsgen.formats.class_map import ClassMap
 from rsgen.formats.common import (
     Dataset,
     Format,
@@ -22,6 +24,7 @@ from rsgen.formats.common import (
 )
 from rsgen.formats.detect import Detection, detect, readable
 from rsgen.formats.places import with_places
+from rsgen.hints import check_path
 from rsgen.images import MAX_PIXELS
 from rsgen.legend import Legend
 from rsgen.records import ClassTable
@@ -84,7 +87,7 @@ def read_dataset(
         None if images is None else Path(images),
         None if labels is None else Path(labels),
         classes,
-        dict(class_map or {}),
+        ClassMap(class_map),
         gsd_m,
         require_images,
         heading,
@@ -98,7 +101,7 @@ def read_dataset(
     )
     for given in (request.path, request.images, request.labels):
         if given is not None and not given.exists():
-            raise DataError(f"{given}: no such file or folder", hint="check the path")
+            raise DataError(f"{given}: no such file or folder", hint=check_path(given))
     found = None
     if format == "auto":
         found = detect(request.path, request.labels)
@@ -110,7 +113,7 @@ def read_dataset(
         )
     with raster_session():
         dataset = chosen.read(request)
-        dataset = with_places(dataset)
+        dataset = replace(with_places(dataset), names=request.class_map)
     if found is not None:
         dataset.notes.insert(0, f"format: {dataset.format}, since {found.found}")
     return dataset

@@ -118,6 +118,7 @@ def _outside(what: str, found: Box, width: int, height: int) -> Problem:
         "OutsideImage",
         f"{what} {edges} lies outside the {width} x {height} image",
         "correct the coordinates, or remove the label",
+        unseen=True,
     )
 
 

@@ -167,7 +167,7 @@ def _read_file(
             "UnknownImage", f"no image of id {key!r}", "add the image record, or drop the label"
         )
         for index, annotation in orphans:
-            tally.label_failed(_place(where, index, annotation), unknown)
+            tally.label_failed(_place(where, index, annotation), unknown, of_image=False)
 
 
 def _place(where: str, index: int, annotation: Mapping[str, Any]) -> str:
@@ -207,7 +207,7 @@ def _by_image(
     for index, record in enumerate(records):
         if not isinstance(record, dict) or not isinstance(record.get("image_id"), (int, str)):
             problem = Problem("MissingField", "no image_id", "give the annotation its image_id")
-            tally.label_failed(f"{where}: annotations[{index}]", problem)
+            tally.label_failed(f"{where}: annotations[{index}]", problem, of_image=False)
             continue
         identity = record.get("id")
         if isinstance(identity, (int, str)):
@@ -217,7 +217,7 @@ def _by_image(
                     f"a second annotation of the id {identity!r}",
                     "number the annotations anew",
                 )
-                tally.label_failed(_place(where, index, record), problem)
+                tally.label_failed(_place(where, index, record), problem, of_image=False)
                 continue
             seen.add(identity)
         found.setdefault(record["image_id"], []).append((index, record))

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from rsgen.errors import DataError, UsageError
+from rsgen.formats.class_map import ClassMap
 from rsgen.images import MAX_PIXELS
 from rsgen.legend import Legend
-from rsgen.records import ClassTable, Failure, Instance, Layout, Sample
+from rsgen.records import INCOMPLETE, ClassTable, Failure, Instance, Layout, Sample
 
 __all__ = [
     "SAMPLE_FIELDS",
@@ -54,13 +55,17 @@ SPLITS = {
 
 
 class Problem(Exception):
-    """One label or image that cannot be used: the failure's name, what is wrong, the fix."""
+    """One label or image that cannot be used: the failure's name, what is wrong, the fix.
 
-    def __init__(self, name: str, message: str, fix: str) -> None:
+    `unseen`: without the label nothing is missing that the picture shows or that was wanted.
+    """
+
+    def __init__(self, name: str, message: str, fix: str, *, unseen: bool = False) -> None:
         super().__init__(message)
         self.name = name
         self.message = message
         self.fix = fix
+        self.unseen = unseen
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class ReadRequest:
     images: Path | None = None
     labels: Path | None = None
     classes: ClassTable | None = None
-    class_map: Mapping[str, str] = field(default_factory=dict)
+    class_map: ClassMap = field(default_factory=ClassMap)
     gsd_m: float | None = None
     require_images: bool = True
     heading: bool | Literal["auto"] = "auto"
@@ -109,6 +114,7 @@ class Dataset:
     failures: list[Failure]
     counts: dict[str, int]
     notes: list[str]
+    names: ClassMap = field(default_factory=ClassMap)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -302,6 +308,7 @@ class Tally:
         self._counts["labels_kept"] = 0
         self._ids: set[str] = set()
         self._remarks: dict[str, int] = {}
+        self._lost: dict[str, int] = {}  # labels of the image being read, by failure
 
     def _count(self, key: str, amount: int = 1) -> None:
         self._counts[key] = self._counts.get(key, 0) + amount
@@ -310,14 +317,22 @@ class Tally:
         message = f"{item}: {problem.message}; fix: {problem.fix}"
         self.failures.append(Failure(item, STAGE, problem.name, message))
 
-    def label_failed(self, item: str, problem: Problem, labels: int = 1) -> None:
-        """A label (or a whole label file) is skipped; `item` is file:line or file:id."""
+    def label_failed(
+        self, item: str, problem: Problem, labels: int = 1, *, of_image: bool = True
+    ) -> None:
+        """A label (or a whole label file) is skipped; `item` is file:line or file:id.
+
+        The image that is kept next has lost it, unless it is of no image (`of_image` False).
+        """
+        if of_image and not problem.unseen:
+            self._lost[problem.name] = self._lost.get(problem.name, 0) + labels
         self._count("labels_read", labels)
         self._count(f"labels_skipped.{problem.name}", labels)
         self._fail(item, problem)
 
     def image_failed(self, item: str, problem: Problem, labels: int = 0) -> None:
         """An image is skipped together with its labels."""
+        self._lost.clear()
         self._count("images_read")
         self._count(f"images_skipped.{problem.name}")
         if labels:
@@ -328,7 +343,8 @@ class Tally:
     def keep(self, sample: Sample, labels: int | None = None) -> None:
         """An image with its good labels; a second sample of one id is a failure.
 
-        `labels` is how many went in, where several (of a stuff class) became one instance.
+        `labels` is how many went in, where several (of a stuff class) became one instance. An
+        image that has lost labels says so in its attributes (see `records.lost_share`).
         """
         labels = len(sample.layout.instances) if labels is None else labels
         if sample.id in self._ids:
@@ -340,6 +356,11 @@ class Tally:
             self.image_failed(sample.id, problem, labels)
             return
         self._ids.add(sample.id)
+        if self._lost:
+            lost = sum(self._lost.values())
+            text = f"{lost}/{lost + labels} {' '.join(sorted(self._lost))}"
+            sample = replace(sample, attributes={**sample.attributes, INCOMPLETE: text})
+            self._lost.clear()
         self.records.append(sample)
         self._count("images_read")
         self._count("images_kept")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from rsgen.formats.class_map import ClassMap
 from rsgen.formats.common import Problem
 from rsgen.mask import Mask
 from rsgen.raster import paint_positions
@@ -24,6 +25,7 @@ class LabelNames:
 
     def __init__(self, classes: ClassTable | None, class_map: Mapping[str, str]) -> None:
         self._classes = classes
+        self._seen = class_map if isinstance(class_map, ClassMap) else ClassMap()
         self._map = {normal_name(k): v for k, v in class_map.items()}
         self._cache: dict[str, str] = {}
         self._by_normal: dict[str, str] = {}
@@ -31,6 +33,7 @@ class LabelNames:
 
     def declare(self, name: str, *, stuff: bool = False) -> None:
         """Give a name its place in the table, in order of the source's own list."""
+        self._seen.saw(name, 0)
         target = self._target(name)
         if self._classes is None and target not in self._kinds:
             self._kinds[target] = ObjectClass(target, kind="stuff" if stuff else "thing")
@@ -40,6 +43,9 @@ class LabelNames:
         for entry in table.classes:
             for alias in entry.aliases:
                 self._map.setdefault(normal_name(alias), entry.name)
+            self._seen.saw(entry.name, 0)
+            for alias in entry.aliases:
+                self._seen.saw(alias, 0)
             target = self._target(entry.name)
             if self._classes is None and target not in self._kinds:
                 self._kinds[target] = replace(entry, name=target)
@@ -54,6 +60,7 @@ class LabelNames:
         Raises:
             Problem: UnknownClass, with the list of the known ones.
         """
+        self._seen.saw(name)
         known = self._cache.get(name)
         if known is not None:
             return known
@@ -69,9 +76,10 @@ class LabelNames:
                     "UnknownClass",
                     f"unknown class {name!r}; known: {', '.join(self._classes.names)}",
                     f"map it with --class-map {name}=KNOWN, or add it with --classes",
+                    unseen=True,  # left out by the table that was chosen
                 )
             target = entry.name
-        self._cache[name] = target
+        self._cache[name] = self._seen.became[name] = target
         return target
 
     def resolve_first(self, names: Sequence[str]) -> str:

@@ -165,7 +165,7 @@ def find_pairs(
                 f"{relative(taken[key], base)!r} labels the same image",
                 "keep one of the two",
             )
-            tally.label_failed(relative(path, base), problem)
+            tally.label_failed(relative(path, base), problem, of_image=False)
             continue
         taken[key] = path
         found.append(Pair(key, images.by_key[match] if match else None, path))

@@ -252,8 +252,9 @@ def _declare(
         return dict(enumerate(request.classes.names))
     indices = range(max((line.index for line in lines), default=-1) + 1)
     made_up = {k: request.class_map.get(str(k), f"class-{k}") for k in indices}
-    for name in made_up.values():
+    for index, name in made_up.items():
         names.declare(name)
+        request.class_map.saw(str(index), 0)
     if made_up:
         tally.notes.append(
             "yolo: no data.yaml or classes.txt, classes are called "
