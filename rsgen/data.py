@@ -15,7 +15,7 @@ import numpy.typing as npt
 from rsgen.augment import Augmenter, AugmentSettings
 from rsgen.errors import DataError
 from rsgen.images import Pixels
-from rsgen.records import ClassTable, Layout, Sample
+from rsgen.records import ClassTable, Layout, Sample, lost_share
 from rsgen.splits import train_only
 from rsgen.store import SampleRun, item_seed
 
@@ -43,20 +43,26 @@ class TrainingImages:
         read: Callable[[Sample], Pixels],
         classes: ClassTable,
         refused: int = 0,
+        incomplete: int = 0,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.samples = list(samples)
         self.classes = classes
-        self.refused = refused
+        self.refused, self.incomplete = refused, incomplete
         self._read, self._left = read, cache_bytes
         self._kept: dict[int, Pixels] = {}
 
     @classmethod
-    def from_runs(cls, runs: Iterable[SampleRun], classes: ClassTable) -> TrainingImages:
+    def from_runs(
+        cls, runs: Iterable[SampleRun], classes: ClassTable, max_lost_labels: float = 1.0
+    ) -> TrainingImages:
         """The train samples of some runs; others are counted as refused.
 
+        Images that lost a larger share of their labels on reading than `max_lost_labels` are
+        counted as incomplete: they show objects that their layout lacks.
+
         Raises:
-            DataError: no train sample has an image.
+            DataError: no train sample has an image, or all are incomplete.
         """
         opened = list(runs)
         samples: list[Sample] = []
@@ -74,12 +80,24 @@ class TrainingImages:
                 "(split train, with an image, not dropped by a filter)",
                 hint="give a run of extract-masks or scenes whose split is not all val and test",
             )
+        complete = [lost_share(sample) <= max_lost_labels for sample in samples]
+        if not any(complete):
+            raise DataError(
+                f"each of {len(samples)} training images lost more than {max_lost_labels:.0%} of "
+                "its labels when they were read",
+                hint="mend the labels (failures/labels.jsonl of extract-masks lists them), or "
+                "learn from these images too: -s train.max_lost_labels=1",
+            )
+        incomplete = len(samples) - sum(complete)
+        owners = [run for run, whole in zip(owners, complete, strict=True) if whole]
+        samples = [sample for sample, whole in zip(samples, complete, strict=True) if whole]
         by_sample = {id(sample): run for sample, run in zip(samples, owners, strict=True)}
         return cls(
             samples,
             lambda sample: by_sample[id(sample)].read_image(sample),
             classes,
-            refused=total - len(samples),
+            refused=total - len(samples) - incomplete,
+            incomplete=incomplete,
         )
 
     def __len__(self) -> int:

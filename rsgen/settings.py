@@ -162,6 +162,10 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(200, ge=1, description="steps between saved states")
     validate_every: int = Field(0, ge=0, description="steps between validation grids (0: the end)")
     validation_samples: int = Field(8, ge=0, description="pictures in a validation grid")
+    max_lost_labels: Rate = Field(
+        0.1,
+        description="images that lost a larger share of their labels on reading are left out",
+    )
     augment: bool = Field(True, description="flips, turns, photometry, crops")
     rotate_degrees: float = Field(0.0, ge=0, le=180, description="free rotation, plus or minus")
     scale_range: tuple[float, float] = Field((1.0, 1.0), description="free scaling, least and most")

@@ -107,7 +107,7 @@ def train(job: Job) -> RunSummary:
     dtype = number_type(job.config.execution.dtype, device)
     batch_size = job.config.execution.batch_size or BATCH_SIZE
     base, hashes = _base_of(job)
-    images = TrainingImages.from_runs([source], source.classes)
+    images = TrainingImages.from_runs([source], source.classes, settings.max_lost_labels)
     steps = settings.max_steps
     if steps == "auto":
         steps = automatic_steps(len(images), batch_size * settings.accumulate)
@@ -190,7 +190,12 @@ def _dry_run(job: Job, plan: Plan, images: TrainingImages, base: str | Path) -> 
         job.command,
         str(job.out),
         "dry-run",
-        counts={"training images": len(images), "refused": images.refused, "steps": plan.count},
+        counts={
+            "training images": len(images),
+            "refused": images.refused,
+            "incomplete": images.incomplete,
+            "steps": plan.count,
+        },
         tables={
             "plan": {
                 "base": str(base),
@@ -215,6 +220,13 @@ def _describe(session: Session) -> None:
         f"{len(images)} training images; {images.refused} others refused "
         "(val, test, dropped or without an image)"
     )
+    if images.incomplete:
+        note(
+            f"{images.incomplete} more left out: over {session.settings.max_lost_labels:.0%} of "
+            "their labels were lost on reading, so they show objects that their layouts lack; "
+            "-s train.max_lost_labels=1 takes them all",
+            "warning",
+        )
     larger = sum(max(s.layout.width, s.layout.height) > session.size for s in images.samples)
     if larger:
         note(f"{larger} are larger than {session.size} px: cropped at their own scale, not shrunk")
@@ -443,6 +455,7 @@ def _commit(
     counts = {
         "training images": len(session.images),
         "refused": session.images.refused,
+        "incomplete": session.images.incomplete,
         "steps": result.steps,
     }
     notes = [] if not failed else [f"a loss was not a number; weights of step {result.steps}"]
