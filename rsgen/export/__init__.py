@@ -33,7 +33,7 @@ from rsgen.export.selection import (
     select,
     split_names,
 )
-from rsgen.export.verify import Expected, check_format
+from rsgen.export.verify import Expected, check_format, why_left_out
 from rsgen.formats import Format, FormatWriter, SafeNames, WriteOptions, WriteReport
 from rsgen.formats.holding import losses
 from rsgen.images import replace_bytes
@@ -161,6 +161,7 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
             run.check_stop()
     finally:
         reports = writer.close()  # also after a stop: writers hold open files
+    _refuse_empty(writer, total)
     objects = _verify(run, plan, staging, writer)
     report = _report(plan, writer, reports, objects)
     card = dataset_card(
@@ -181,6 +182,16 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
             hint="move it away, or use another --out",
         )
     staging.rename(dataset)
+
+
+def _refuse_empty(writer: _Writer, total: int) -> None:
+    """Raise DataError where a format could hold not one sample."""
+    for name, reasons in writer.left_out.items():
+        if sum(map(len, reasons.values())) == total:
+            raise DataError(
+                f"{name}: all {total} images are {' or '.join(reasons)}",
+                hint="leave the format out, or export samples that it can hold",
+            )
 
 
 def _samples(plan: _Plan) -> Iterator[tuple[Item, Sample]]:
@@ -205,6 +216,7 @@ class _Writer:
         self.objects: dict[str, Counter[str]] = {}
         self.skipped_objects: Counter[str] = Counter()
         self.lost: dict[str, Counter[str]] = {}
+        self.left_out: dict[str, dict[str, list[str]]] = {}
         self.codecs: list[Codec] = []
         self._writers: dict[str, FormatWriter] = {}
         self._formats: dict[str, Format] = {}
@@ -214,6 +226,7 @@ class _Writer:
             self._writers[name] = writer
             self._formats[name] = resolve("formats", name)
             self.lost[name] = Counter()
+            self.left_out[name] = {}
 
     def add(self, item: Item, sample: Sample) -> None:
         source = self._plan.runs[item.source].image_path(sample)
@@ -229,6 +242,10 @@ class _Writer:
         for format_name, writer in sorted(
             self._writers.items(), key=lambda item: not item[1].places_images
         ):
+            reason = why_left_out(self._formats[format_name], written)
+            if reason is not None:
+                self.left_out[format_name].setdefault(reason, []).append(item.id)
+                continue
             target = self._staging / LOOSE_IMAGES / name
             if writer.places_images:
                 target = self._staging / format_name / writer.image_path(name, split, written)
@@ -339,6 +356,10 @@ def _report(
         lost = ", ".join(f"{n} {what}" for what, n in sorted(writer.lost[name].items()))
         if lost:
             notes.append(f"{name} cannot hold {lost}")
+        notes += [
+            f"{name}: left out {len(ids)} images {why}, such as {ids[0]} (all are in {REPORT})"
+            for why, ids in writer.left_out[name].items()
+        ]
         notes += [f"{name}: {note}" for note in report.notes]
     splits = {s: kinds.total() for s, kinds in writer.images.items()}
     by_class = {c: row.total() for c, row in sorted(writer.objects.items())}
@@ -348,6 +369,7 @@ def _report(
         "tables": {"images": splits, "objects": by_class},
         "notes": notes,
         "formats": list(plan.settings.format),
+        "left out": {name: reasons for name, reasons in writer.left_out.items() if reasons},
     }  # fmt: skip
 
 

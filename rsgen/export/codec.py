@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from rsgen.errors import DataError
+from rsgen.georaster import is_raster
 from rsgen.images import Pixels, encode_png, png_text, read_image, replace_bytes, sha256_file
 from rsgen.records import Sample
 
@@ -69,6 +70,8 @@ def codec_of(path: Path) -> Codec:
     Raises:
         DataError: it cannot be opened.
     """
+    if is_raster(path):
+        return Codec("png")
     try:
         with Image.open(path) as image:
             if image.format != "JPEG":

@@ -12,9 +12,14 @@ from rsgen.formats.holding import as_held, difference
 from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 
-__all__ = ["Expected", "check_format"]
+__all__ = ["Expected", "check_format", "why_left_out"]
 
 Expected = tuple[str, str, Sample]  # file name of the image, split, the sample as written
+
+
+def why_left_out(chosen: Format, sample: Sample) -> str | None:
+    """Why a format cannot hold a sample at all; None where it can."""
+    return None if chosen.leaves_out is None else chosen.leaves_out(sample)
 
 
 def check_format(
@@ -42,6 +47,8 @@ def check_format(
     images, objects = Counter[str](), Counter[str]()
     compare = chosen.compare or difference
     for file_name, split, sample in expected:
+        if why_left_out(chosen, sample) is not None:
+            continue
         wanted = as_held(sample, classes, chosen)
         images[split] += 1
         objects.update(classes.resolve(i.label).name for i in wanted.layout.instances)
