@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from rsgen.geometry import Box, box_quad
 from rsgen.images import Pixels, encode_png, replace_bytes
-from rsgen.records import Layout
+from rsgen.records import Instance, Layout
 
 __all__ = ["PageRow", "contact_sheet", "draw_layout", "label_color", "palette", "write_page"]
 
@@ -42,18 +42,20 @@ def draw_layout(
     quads: bool = True,
     labels: bool = True,
     scale: int = 1,
+    color_of: Callable[[Instance], Color] | None = None,
+    name_of: Callable[[Instance], str] | None = None,
 ) -> Pixels:
     """The image with outlines of masks, boxes (front edge thicker) and names.
 
     Stuff (no box, no quad) is left undrawn. `scale` enlarges by a whole factor first, so that
-    small objects stay readable.
+    small objects stay readable. Colours and names are the class's unless told otherwise.
     """
     drawn = np.ascontiguousarray(np.kron(image, np.ones((scale, scale, 1), np.uint8)))
     for instance in layout.instances:
         box = instance.bounds()
         if box is None or (instance.box is None and instance.quad is None):
             continue
-        color = label_color(instance.label)
+        color = label_color(instance.label) if color_of is None else color_of(instance)
         if masks and instance.mask is not None:
             for rings in instance.mask.rings():
                 for ring in rings:
@@ -64,7 +66,8 @@ def draw_layout(
             if instance.heading_rad is not None:
                 _segment(drawn, quad[0], quad[1], (255, 255, 255))
         if labels:
-            _name(drawn, instance.label, box, scale, color)
+            name = instance.label if name_of is None else name_of(instance)
+            _name(drawn, name, box, scale, color)
     return drawn
 
 

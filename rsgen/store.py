@@ -173,13 +173,13 @@ def _buffer() -> Any:
     return pa.BufferOutputStream()
 
 
-def read_part(path: Path) -> pa.Table:
-    """The table of a part file."""
+def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a part file, or some columns of it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
@@ -272,6 +272,12 @@ class SampleRun:
     def __iter__(self) -> Iterator[Sample]:
         for path in self._parts:
             yield from samples_from_table(self._read(path))
+
+    def names(self) -> Iterator[tuple[str, str | None]]:
+        """(id, image) of every sample, in order; nothing else is decoded."""
+        for path in self._parts:
+            table = read_part(path, ("id", "image"))
+            yield from zip(*(table.column(k).to_pylist() for k in range(2)), strict=True)
 
     def _read(self, path: Path) -> pa.Table:
         """A part's table; at its first reading held against the manifest."""
