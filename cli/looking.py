@@ -133,6 +133,44 @@ def status(
     _ended(call, as_json=as_json)
 
 
+# ---------------------------------------------------------------- why
+
+
+def why(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A run with samples, or a --work folder")
+    ],
+    sample: Annotated[
+        str, typer.Argument(metavar="ID", help="Sample id, its end, or its image's file name")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.png", help="Picture to write: image, labels"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain a sample."""
+
+    def call() -> int:
+        from rsgen.why import explain, find_sample, write_picture
+
+        from .tables import why_text
+
+        run, found = find_sample(folder, sample)
+        explained = explain(run, found)
+        if out is not None:
+            write_picture(out, explained, found, run)
+        picture = None if out is None else str(out)
+        if as_json:
+            sys.stdout.write(json.dumps({**explained.to_json(), "picture": picture}) + "\n")
+        else:
+            sys.stdout.write(why_text(explained))
+            sys.stdout.write(f"\npicture  {picture}\n" if picture else "")
+        return 0
+
+    _ended(call, as_json=as_json)
+
+
 # ---------------------------------------------------------------- doctor
 
 
@@ -174,6 +212,16 @@ LOOKING: tuple[LookSpec, ...] = (
             "status images               (one run)",
             "status work --watch 10      (till it ends)",
             "status . --json             (every run below this folder)",
+        ),
+    ),
+    LookSpec(
+        "why",
+        "One sample: its verdict, every score and bound, the reasons, and where it comes from.",
+        why,
+        (
+            "why work 1a2b3c4d-000017              (the last stage that knows it)",
+            "why work 000017 --out why.png         (the picture, with the reasons)",
+            "why kept 1a2b3c4d-000017.png --json",
         ),
     ),
     LookSpec(

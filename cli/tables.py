@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rsgen.status import RunStatus, Status
+    from rsgen.why import Explained, Judged, ObjectExplained
 
-__all__ = ["aligned", "duration", "size_of", "status_text"]
+__all__ = ["aligned", "duration", "size_of", "status_text", "why_text"]
 
 
 HEAD = (
@@ -84,3 +85,59 @@ def _row(run: RunStatus) -> tuple[str, ...]:
         "" if run.age_s is None else f"{duration(run.age_s)} ago",
         size_of(run.bytes) if run.bytes else "",
     )
+
+
+def why_text(found: Explained) -> str:
+    """Verdict first, then every score beside its bound, object by object, then the origin."""
+    ground = "" if found.gsd_m is None else f", {found.gsd_m:.3g} m a pixel"
+    facts = [
+        ("verdict", found.verdict or f"none ({found.command} runs do not judge)"),
+        *(("reason" if k == 0 else "", reason) for k, reason in enumerate(found.reasons)),
+        ("image", found.image or f"none: {found.image_note}"),
+        ("", f"{found.width} x {found.height} px{ground}, split {found.split or 'none'}"),
+        ("scene", found.scene or ""),
+        ("prompt", found.prompt or ""),
+    ]
+    facts = [fact for fact in facts if fact[1]]
+    text = f"{found.id}\n" + aligned([("", ""), *facts], "  ").partition("\n")[2]
+    if found.judged:
+        rows = [(*_judged(entry), _tolerated(entry, found)) for entry in found.judged]
+        text += "\nscores of the image (of objects: the worst)\n" + _body(rows, "  ")
+    if found.objects:
+        text += "\nobjects\n" + "".join(_object(entry) for entry in found.objects)
+    origin = [(key.replace("_", " "), _joined(value)) for key, value in found.provenance.items()]
+    text += "\norigin\n" + _body(origin, "  ")
+    return text + "\nmade by\n" + "".join(f"  {line}\n" for line in found.chain)
+
+
+def _body(rows: Sequence[Sequence[str]], indent: str) -> str:
+    """Rows without a headline."""
+    blank = [""] * max(map(len, rows), default=0)
+    return aligned([blank, *rows], indent).partition("\n")[2]
+
+
+def _joined(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _judged(entry: Judged) -> tuple[str, str, str, str]:
+    mark = {None: "", True: "ok", False: "FAILS"}[entry.ok]
+    return entry.rule, f"{entry.score:.4g}", f"({entry.bound})" if entry.bound else "", mark
+
+
+def _tolerated(entry: Judged, found: Explained) -> str:
+    share = found.tolerated.get(entry.rule)
+    return "" if share is None else f"{share:.0%} of the objects may fail"
+
+
+def _object(entry: ObjectExplained) -> str:
+    place = "stuff"
+    if entry.box is not None:
+        x0, y0, x1, y1 = entry.box
+        place = f"at {x0:.0f},{y0:.0f}, {x1 - x0:.0f} x {y1 - y0:.0f} px"
+    cut = ", cut by the border" if entry.truncated else ""
+    sources = f" of {', '.join(entry.sources)}" if entry.sources else ""
+    head = f"  {entry.number} {entry.label} {place}{cut}; {entry.origin}{sources}\n"
+    other = [r for r in entry.reasons if r.split(" ", 1)[0] not in entry.failed]
+    notes = "".join(f"      {reason}\n" for reason in other)
+    return head + _body([_judged(row) for row in entry.judged], "      ") + notes
