@@ -272,6 +272,7 @@ def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance |
         kept.quad,
         mask,
         heading_rad=None if kept.quad is None else kept.heading_rad,
+        truncated=kept.truncated,
         difficult=kept.difficult,
         iscrowd=kept.iscrowd,
     )

@@ -32,6 +32,7 @@ __all__ = ["affine_matrix", "feature_of", "instance_of", "is_rectangle"]
 Affine = tuple[float, float, float, float, float, float]
 SLACK_PX = 0.3  # corners drawn by hand or rounded to whole pixels
 SLACK_SHARE = 0.03  # of the short side
+MARKS = ("difficult", "iscrowd", "truncated")
 
 
 def affine_matrix(affine: Affine) -> Array:
@@ -90,7 +91,7 @@ def instance_of(
     Raises:
         Problem: what `check_outlines`, `check_quad` and `check_box` find.
     """
-    marks = {"difficult": row.get("difficult") is True, "iscrowd": row.get("iscrowd") is True}
+    marks = {mark: row.get(mark) is True for mark in MARKS}
     corners = _four_corners(geometry)
     if kind in ("box", "upright", "oriented") and corners is not None:
         return _boxed(label, corners, kind, size, faces or row.get("front") is True, marks)
@@ -111,9 +112,8 @@ def instance_of(
         quad,
         mask,
         heading_rad=heading_of(quad) if quad is not None and front else None,
-        truncated=cut,
         origin="polygon",
-        **marks,
+        **_marked(marks, cut),
     )
 
 
@@ -123,10 +123,14 @@ def _boxed(
     upright = None if kind == "oriented" else _upright(corners)
     if upright is not None:
         box, cut = check_box(upright, *size)
-        return Instance(label, box, truncated=cut, **marks)
+        return Instance(label, box, **_marked(marks, cut))
     quad, box, cut = check_quad([c for point in corners for c in point], *size)
     heading = heading_of(quad) if faces else None
-    return Instance(label, box, quad, heading_rad=heading, truncated=cut, **marks)
+    return Instance(label, box, quad, heading_rad=heading, **_marked(marks, cut))
+
+
+def _marked(marks: dict[str, bool], cut: bool) -> dict[str, bool]:
+    return {**marks, "truncated": marks["truncated"] or cut}
 
 
 def _given_quad(row: Mapping[str, Any], affine: Affine, size: tuple[int, int]) -> Quad | None:
@@ -185,7 +189,7 @@ def feature_of(instance: Instance, affine: Affine, *, stuff: bool) -> dict[str, 
         return None
     if instance.quad is not None and instance.heading_rad is not None:
         properties["front"] = True
-    for mark in ("difficult", "iscrowd", "truncated"):
+    for mark in MARKS:
         if getattr(instance, mark):
             properties[mark] = True
     return {"type": "Feature", "properties": properties, "geometry": geometry}
