@@ -51,16 +51,16 @@ def _positional(name: str, kind: Any, help_text: str, default: Any = ...) -> ins
     )
 
 
-def _option(name: str, kind: Any, flag: str, help_text: str) -> inspect.Parameter:
+def _option(
+    name: str, kind: Any, flag: str, help_text: str, metavar: str = "PATH"
+) -> inspect.Parameter:
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[
             kind | None,
-            typer.Option(
-                flag, help=help_text, metavar="STAGE" if name.endswith("_stage") else "PATH"
-            ),
+            typer.Option(flag, help=help_text, metavar=metavar),
         ],
     )
 
@@ -113,6 +113,7 @@ def _job_call(command: str, inputs: Mapping[str, str], flags: Mapping[str, str])
             slice_of=common.slice_of(),
             if_locked=common.locked_policy(),
             dry_run=common.dry_run,
+            series=given.get("series"),
             allow_partial=common.allow_partial,
         )
         return run_command(job)
@@ -147,6 +148,7 @@ def _run_call(
         control=control,
         if_locked=common.locked_policy(),
         dry_run=common.dry_run,
+        series=given["series"],
     )
     if common.print_config:
         sys.stdout.write(print_pipeline(job, as_json=common.json))
@@ -160,7 +162,7 @@ def _spec(
     arguments: Sequence[tuple[inspect.Parameter, str]] = (),
     options: Sequence[ConfigOption] = (),
 ) -> CommandSpec:
-    inputs = {parameter.name: input_name for parameter, input_name in arguments}
+    inputs = {parameter.name: input_name for parameter, input_name in arguments if input_name}
     flags = {option.key: option.flag for option in (*options, *EXECUTION)}
     call = _job_call(name, inputs, flags)
     return CommandSpec(name, text, [p for p, _ in arguments], options, call)
@@ -184,6 +186,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "train masks --out model                          (the embedded demonstration model)",
         "train masks --base hub:ORG/NAME --out model      (a Stable Diffusion 1.5 folder or hub)",
         "train masks --steps 2000 --max-time 4h --out model",
+    ),
+    "train-judge": (
+        "train-judge masks --out judges",
+        "train-judge masks --steps 2000 --judges evaluation --out judges",
     ),
     "generate": (
         "generate model --pool pool --count 500 --out images",
@@ -267,6 +273,17 @@ COMMANDS: tuple[CommandSpec, ...] = (
         ],
     ),
     _spec(
+        "train-judge",
+        "Train two detectors on the images: A for filters and rewards, B to measure with.",
+        [(_positional("run", Path, "A sample run; its train split, val for the report"), "run")],
+        [
+            O("--steps", "train_judge.max_steps"),
+            O("--size", "train_judge.size", int),
+            O("--lr", "train_judge.lr", float),
+            O("--judges", "train_judge.judges"),
+        ],
+    ),
+    _spec(
         "generate",
         "Make new images from a mask pool with layout templates, or from given layouts.",
         [
@@ -278,6 +295,16 @@ COMMANDS: tuple[CommandSpec, ...] = (
             (
                 _option("layouts", Path, "--layouts", "A sample run, or labels in any format"),
                 "layouts",
+            ),
+            (
+                _option(
+                    "series",
+                    str,
+                    "--series",
+                    "New images each time, in OUT/NAME-0001 and on",
+                    "NAME",
+                ),
+                "",
             ),
         ],
         [
@@ -330,8 +357,15 @@ COMMANDS: tuple[CommandSpec, ...] = (
         [
             _positional("pipeline", str, "YAML file or template (quickstart)"),
             _option("work", Path, "--work", "Folder of the stages' folders"),
-            _option("from_stage", str, "--from", "First stage to run"),
-            _option("until_stage", str, "--until", "Last stage to run"),
+            _option("from_stage", str, "--from", "First stage to run", "STAGE"),
+            _option("until_stage", str, "--until", "Last stage to run", "STAGE"),
+            _option(
+                "series",
+                str,
+                "--series",
+                "New images each time, in DIR/NAME-0001 and on; exports hold all so far",
+                "NAME",
+            ),
         ],
         [],
         _run_call,

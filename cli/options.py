@@ -209,6 +209,7 @@ COMMON: tuple[inspect.Parameter, ...] = (
 
 EXECUTION = (
     ConfigOption("--seed", "seed", int),
+    ConfigOption("--on-finish", "on_finish"),
     ConfigOption("--device", "execution.device"),
     ConfigOption("--dtype", "execution.dtype"),
     ConfigOption("--workers", "execution.workers", int),

@@ -18,6 +18,7 @@ from rsgen.reporting import Reporter
 from rsgen.request import RunInfo
 from rsgen.runs import Control, Job, run_json_bytes
 from rsgen.stages import forget_opened_stage, run_shard
+from rsgen.store import part_path
 
 __all__ = ["run_shards"]
 
@@ -35,13 +36,19 @@ def run_shards(info: RunInfo, indices: list[int], job: Job, reporter: Reporter) 
     if not indices:
         return 0
     workers = min(job.config.execution.workers, len(indices))
-    if workers == 1:
-        return _inline(info, indices, job.control, reporter)
-    while True:
-        try:
-            return _spawned(info, indices, workers, job.control, reporter)
-        except OutOfMemory as error:
-            _answer_out_of_memory(info, error, reporter)
+    try:
+        if workers == 1:
+            return _inline(info, indices, job.control, reporter)
+        while True:
+            try:
+                return _spawned(info, indices, workers, job.control, reporter)
+            except OutOfMemory as error:
+                _answer_out_of_memory(info, error, reporter)
+    except Stopped as error:
+        if not any(part_path(info.out, k).is_file() for k in indices):
+            error.message += ", before the first part was finished"
+            error.hint = "run the same line again with more time: it begins where this one did"
+        raise
 
 
 def _inline(info: RunInfo, indices: list[int], control: Control, reporter: Reporter) -> int:
@@ -160,8 +167,7 @@ def _spawned(
                 reporter.advance(size)
             if control.stop_reason() is not None:
                 failure = failure or Stopped(
-                    f"{control.stop_reason()}; stopped after the current batches",
-                    hint="run the same line",
+                    f"{control.stop_reason()}: stopped", hint="run the same line again to go on"
                 )
         if failure is not None:
             flag.value = 1

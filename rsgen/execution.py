@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rsgen.devices import device_name, number_type
 from rsgen.drivers import run_shards
+from rsgen.ending import recorded, save_summary
 from rsgen.errors import TooManyFailures, UsageError
 from rsgen.images import sha256_file
 from rsgen.records import ClassTable
@@ -27,7 +29,6 @@ from rsgen.runs import (
     hold_lock,
     refuse_foreign,
     refuse_out_inside,
-    save_summary,
     stored_summary,
 )
 from rsgen.stages import Finish, FinishedRun, Shard, ShardOutput, Stage, run_shard, stage_option
@@ -133,23 +134,47 @@ def run_stage(job: Job) -> RunSummary:
         assert info.plan is not None
         if is_committed(job.out) and _covers(job.out, info.plan):
             return stored_summary(job.out, "no-op")
-        reporter = events_reporter(job)
-        mine = list(range(len(info.plan.shards)))
-        if job.slice_of is not None:
-            part, of = job.slice_of
-            mine = [k for k in mine if k % of == part]
-        indices = _missing(info, mine)
-        done = run_shards(info, indices, job, reporter)
-        if job.slice_of is not None:
-            return RunSummary(
-                job.command,
-                str(job.out),
-                "partial",
-                counts={"shards": len(indices), "items": done},
-                notes=("a plain run of the same line commits when every slice is done",),
-                seconds=time.monotonic() - started,
-            )
-        return _finish(info, stage_started=started, reporter=reporter)
+        with recorded(
+            job.command,
+            job.out,
+            job.ending,
+            slice_of=job.slice_of,
+            so_far=lambda summary: replace(summary, counts=_progress(job.out)),
+        ):
+            return _compute(job, info, started)
+
+
+def _compute(job: Job, info: RunInfo, started: float) -> RunSummary:
+    """Make the missing shards, all or a slice's; the lock is held. All of them: commit."""
+    assert info.plan is not None
+    reporter = events_reporter(job)
+    mine = list(range(len(info.plan.shards)))
+    if job.slice_of is not None:
+        part, of = job.slice_of
+        mine = [k for k in mine if k % of == part]
+    indices = _missing(info, mine)
+    done = run_shards(info, indices, job, reporter)
+    if job.slice_of is None:
+        summary = _finish(info, stage_started=started, reporter=reporter)
+    else:
+        summary = RunSummary(
+            job.command,
+            str(job.out),
+            "partial",
+            counts={"shards": len(indices), "items": done},
+            notes=("a plain run of the same line commits when every slice is done",),
+            seconds=time.monotonic() - started,
+        )
+    save_summary(job.out, summary, job.ending, job.slice_of)
+    return summary
+
+
+def _progress(out: Path) -> dict[str, int]:
+    """How far an unfinished run came; the plan of run.json may have changed on the way."""
+    plan = RunInfo.load(out).plan
+    count = len(plan.shards) if plan else 0
+    done = sum(part_path(out, k).is_file() for k in range(count))
+    return {"shards": count, "shards done": done}
 
 
 def _covers(out: Path, plan: Plan) -> bool:
@@ -256,7 +281,7 @@ def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSu
         exit_code=finish.exit_code,
     )
     seconds = time.monotonic() - stage_started
-    summary = RunSummary(
+    return RunSummary(
         command=info.command,
         out=str(info.out),
         status="done" if finish.exit_code == 0 else "gate-missed",
@@ -268,5 +293,3 @@ def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSu
         exit_code=finish.exit_code,
         seconds=seconds,
     )
-    save_summary(info.out, summary)
-    return summary

@@ -28,7 +28,7 @@ from rsgen.models.base import (
 )
 from rsgen.pictures import contact_sheet, draw_layout
 from rsgen.records import ClassTable, Failure, Provenance, Sample
-from rsgen.request import RunInfo, item_seed
+from rsgen.request import SPLIT_SEED, RunInfo, item_seed
 from rsgen.settings import GenerateConfig
 
 __all__ = ["GenerateStage"]
@@ -111,7 +111,9 @@ class GenerateStage:
         shared = (settings, self._card.classes, self._size, info.seed)
         if layouts:
             partial = {Path(r.path) for r in info.inputs if r.manifest_hash == "partial"}
-            return GivenLayouts(layouts, pools, *shared, partial)
+            # In a series every turn draws the same splits: val and test stay so.
+            split_seed = int(info.options.get(SPLIT_SEED, info.seed))
+            return GivenLayouts(layouts, pools, *shared, partial, split_seed=split_seed)
         if not pools:
             raise UsageError(
                 "generate needs layouts",

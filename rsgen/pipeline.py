@@ -1,48 +1,97 @@
-"""`run`: a YAML list of stages, each in its own folder, only the changed ones run again."""
+"""`run`: the stages of a pipeline, each in its own folder, only the changed ones run again.
+
+DIR/run.json              which folder of each stage is current; old ones stay
+DIR/STAGE-1234abcd        one a stage; the digits change with its request and its inputs
+DIR/NAME-0001/            with `--series NAME`: what is made anew each time (`generate` and all
+                          that reads it), with a run.json, summary and manifest of its own
+"""
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, ValidationError
-
-from rsgen import __version__
-from rsgen.config import (
-    Config,
-    config_data,
-    dump_yaml,
-    load_config,
-    problem_lines,
-    read_yaml,
-    section_name,
-    templates_root,
+from rsgen.config import Config
+from rsgen.ending import recorded, save_summary, with_on_finish
+from rsgen.errors import LockedError, RsgenError, UsageError
+from rsgen.pipeline_file import (
+    Pipeline,
+    PipelineJob,
+    StageEntry,
+    find_config,
+    input_items,
+    print_pipeline,
+    read_layers,
+    read_pipeline,
+    stage_config,
+    whole_config,
 )
-from rsgen.errors import DataError, RsgenError, UsageError
-from rsgen.hints import check_path, near_name
-from rsgen.images import replace_bytes
+from rsgen.pipeline_folders import Folders, anew, read_record, stage_folder
 from rsgen.registry import BUILT_IN, names, resolve
-from rsgen.reporting import NullReporter, Reporter, RunSummary
-from rsgen.request import MODEL_KEYS, digest, request_keys
-from rsgen.runs import Control, Job, hold_lock
-from rsgen.settings import Section
-from rsgen.store import input_ref, is_model_name, run_folder
+from rsgen.reporting import RunSummary
+from rsgen.request import SPLIT_SEED
+from rsgen.runs import Job, hold_lock, make_folder
+from rsgen.series import (
+    Turn,
+    check_series,
+    committed_turns,
+    hold_series,
+    next_turn,
+    turn_job,
+    unfinished_hint,
+)
+from rsgen.store import run_folder, write_manifest
 
 __all__ = [
     "PipelineJob",
+    "find_config",
     "print_pipeline",
     "read_layers",
+    "read_pipeline",
     "run_command",
     "run_pipeline",
 ]
 
 
 def run_command(job: Job) -> RunSummary:
+    """Run one command, in the next folder of a series if it is one, and call `on_finish`."""
+    # What is to be called is no part of the run: it may hold a secret, run.json must not.
+    bare = replace(job, config=job.config.model_copy(update={"on_finish": None}))
+    if job.dry_run:
+        return _next_in_series(bare)
+    return with_on_finish(
+        lambda: _next_in_series(bare),
+        command=job.command,
+        out=job.out,
+        config=job.config,
+        ending=job.ending,
+        reporter=job.reporter,
+        quiet=lambda error: isinstance(error, LockedError) and job.if_locked == "skip",
+    )
+
+
+def _next_in_series(job: Job) -> RunSummary:
+    if job.series is None:
+        return _dispatch(job)
+    if job.command != "generate":
+        raise UsageError(f"--series is for generate and run, not {job.command}")
+    parent = job.out
+    check_series(job.series, parent)
+    with nullcontext() if job.dry_run else hold_series(parent, job.series, job):
+        turn = next_turn(parent, job.series, job.config.seed)
+        try:
+            summary = _dispatch(turn_job(job, turn))
+        except RsgenError as error:
+            if error.hint and f"--out {turn.path}-2" in error.hint:
+                error.hint = unfinished_hint(turn)
+            raise
+        return replace(summary, series=turn.to_json())
+
+
+def _dispatch(job: Job) -> RunSummary:
     """Run one command: a stage through its driver, a program directly."""
     if job.command in BUILT_IN["stages"]:
         from rsgen.execution import run_stage
@@ -57,168 +106,7 @@ def run_command(job: Job) -> RunSummary:
     return summary
 
 
-def find_config(name: str) -> Path:
-    """A YAML file by path, or a template by name (`quickstart`, `train/paper`).
-
-    Raises:
-        UsageError: neither; the known templates are listed.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    root = templates_root()
-    found = sorted(
-        p for p in root.rglob("*.yaml") if p.stem == name or str(p.relative_to(root))[:-5] == name
-    )
-    if len(found) == 1:
-        return found[0]
-    known = [p.stem for p in sorted((root / "pipelines").glob("*.yaml"))]
-    near = near_name(name, known)
-    raise UsageError(
-        f"{name}: no such file or template; pipelines: {', '.join(known)}",
-        hint=f"did you mean {near}?" if near and not path.suffix else check_path(path),
-    )
-
-
-def read_layers(configs: Sequence[str]) -> list[dict[str, Any]]:
-    """The mappings of `-c` files and templates, lowest priority first, without stages."""
-    layers = []
-    for name in configs:
-        data = read_yaml(find_config(name))
-        data.pop("stages", None)
-        layers.append(data)
-    return layers
-
-
-class StageEntry(Section):
-    """One stage of a pipeline file."""
-
-    command: str
-    inputs: dict[str, str | list[str]] = Field(default_factory=dict)
-    config: dict[str, Any] = Field(default_factory=dict)
-    execution: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PipelineJob:
-    """One `run` command line."""
-
-    pipeline: str
-    work: Path | None
-    layers: tuple[str, ...] = ()
-    options: tuple[tuple[str, Any], ...] = ()
-    settings: tuple[tuple[str, Any], ...] = ()
-    first: str | None = None
-    last: str | None = None
-    reporter: Reporter = field(default_factory=NullReporter)
-    control: Control = field(default_factory=Control)
-    if_locked: str = "fail"
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    stages: Mapping[str, StageEntry]
-    layers: tuple[dict[str, Any], ...]
-
-
-def read_pipeline(job: PipelineJob) -> Pipeline:
-    """Read and check the whole pipeline before anything runs."""
-    path = find_config(job.pipeline)
-    data = read_yaml(path)
-    stages = data.pop("stages", None)
-    if not isinstance(stages, dict) or not stages:
-        raise UsageError(f"{path}: a pipeline needs a mapping `stages:`")
-    problems, entries = [], {}
-    for name, row in stages.items():
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name)):
-            problems.append(f"stages.{name}: a name is letters, digits, '-', '_' and '.'")
-            continue
-        try:
-            entry = StageEntry.model_validate(row)
-        except ValidationError as error:
-            problems += problem_lines(error, StageEntry, row, prefix=f"stages.{name}")
-            continue
-        if entry.command not in {*BUILT_IN["stages"], *BUILT_IN["programs"]}:
-            near = near_name(entry.command, {*BUILT_IN["stages"], *BUILT_IN["programs"]})
-            guess = f"; did you mean {near!r}?" if near else ""
-            problems.append(f"stages.{name}: unknown command {entry.command!r}{guess}")
-        problems += [
-            f"stages.{name}.inputs.{key}: no earlier stage and no path {value!r}"
-            for key, value in _input_items(entry)
-            if not (value in entries or Path(value).exists() or is_model_name(key, Path(value)))
-        ]
-        entries[str(name)] = entry
-    if problems:
-        raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
-    for asked in (job.first, job.last):
-        if asked is not None and asked not in entries:
-            raise UsageError(f"no stage {asked!r}; stages: {', '.join(entries)}")
-    order = list(entries)
-    if job.first and job.last and order.index(job.first) > order.index(job.last):
-        raise UsageError(f"--from {job.first} comes after --until {job.last}")
-    return Pipeline(entries, (data, *read_layers(job.layers)))
-
-
-def _input_items(entry: StageEntry) -> list[tuple[str, str]]:
-    return [
-        (key, value)
-        for key, values in entry.inputs.items()
-        for value in ([values] if isinstance(values, str) else values)
-    ]
-
-
-def stage_config(job: PipelineJob, pipeline: Pipeline, name: str) -> Config:
-    """A stage's configuration: the file's sections, its own, then environment and options."""
-    entry = pipeline.stages[name]
-    own: dict[str, Any] = {section_name(entry.command): entry.config}
-    if entry.execution:
-        own["execution"] = entry.execution
-    data, *layers = pipeline.layers
-    return load_config([data, own, *layers], options=job.options, settings=job.settings)
-
-
-def print_pipeline(job: PipelineJob, *, as_json: bool = False) -> str:
-    """The resolved configuration of every stage: YAML documents, or one JSON object by stage."""
-    pipeline = read_pipeline(job)
-    if as_json:
-        rows = {
-            name: config_data(stage_config(job, pipeline, name), [section_name(entry.command)])
-            for name, entry in pipeline.stages.items()
-        }
-        return json.dumps(rows) + "\n"
-    parts = []
-    for name, entry in pipeline.stages.items():
-        config = stage_config(job, pipeline, name)
-        parts.append(f"# stage {name}\n" + dump_yaml(config, [section_name(entry.command)]))
-    return "---\n".join(parts)
-
-
-def stage_folder(work: Path, name: str, stage_job: Job) -> Path:
-    """DIR/<stage>-<8 digits>: they change with the request and its inputs' contents."""
-    refs = [
-        input_ref(key, path) for key, paths in sorted(stage_job.inputs.items()) for path in paths
-    ]
-    keys = request_keys(stage_job.command, stage_job.config, refs, {}, stage_job.options)
-    contents = [ref.manifest_hash for ref in refs] + _local_models(stage_job)
-    return work / f"{name}-{digest([__version__, keys, contents])[:8]}"
-
-
-def _local_models(stage_job: Job) -> list[str]:
-    """Hashes of the weights in local folders that the stage's section names."""
-    section = section_name(stage_job.command)
-    values = getattr(stage_job.config, section).model_dump()
-    named = [
-        values.get(key.partition(".")[2])
-        for key in sorted(MODEL_KEYS)
-        if key.startswith(f"{section}.")
-    ]
-    local = [str(value) for value in named if value and Path(str(value)).is_dir()]
-    if not local:
-        return []
-    from rsgen.models.base import ModelRef, model_folder, model_hash
-
-    return [model_hash(model_folder(ModelRef.parse(value))) for value in local]
+# ---------------------------------------------------------------- the run
 
 
 def run_pipeline(job: PipelineJob) -> RunSummary:
@@ -227,114 +115,194 @@ def run_pipeline(job: PipelineJob) -> RunSummary:
     Raises:
         UsageError: before anything runs, for anything wrong in the file.
     """
-    started = time.monotonic()
-    if job.work is None:
+    work = job.work
+    if work is None:
         raise UsageError("rsgen run needs --work", hint="add --work FOLDER")
     pipeline = read_pipeline(job)
     configs = {name: stage_config(job, pipeline, name) for name in pipeline.stages}
+    whole = whole_config(job, pipeline)
+    if job.series is not None:
+        _check_series_of(pipeline, job.series, work)
     if job.dry_run:
-        return _dry_run(job, pipeline)
-    if (job.work / "run.json").is_file() and run_folder(
-        job.work / "run.json"
-    ) == job.work.absolute():
+        return _dry_run(job, pipeline, whole.seed)
+    return with_on_finish(
+        lambda: _run_locked(job, work, pipeline, configs, whole.seed),
+        command="run",
+        out=work,
+        config=whole,
+        ending=job.ending,
+        reporter=job.reporter,
+        quiet=lambda error: isinstance(error, LockedError) and job.if_locked == "skip",
+    )
+
+
+def _check_series_of(pipeline: Pipeline, name: str, work: Path) -> None:
+    check_series(name, work)
+    if name in pipeline.stages:
+        raise UsageError(f"--series {name}: a stage has that name", hint="choose another one")
+    if not anew(pipeline):
         raise UsageError(
-            f"--work {job.work} is the OUT of another command", hint="give --work another folder"
+            f"--series {name}: the pipeline has no generate stage, so nothing in it would be new"
         )
-    lock_job = Job("run", Config(), job.work, control=job.control, if_locked=job.if_locked)
-    with hold_lock(job.work, lock_job):
-        return _run_stages(job, pipeline, configs, started)
 
 
-def _dry_run(job: PipelineJob, pipeline: Pipeline) -> RunSummary:
+def _turn(job: PipelineJob, work: Path, pipeline: Pipeline, seed: int) -> Turn | None:
+    """The turn to work on: the next one, or with `--from` one that missed a quality gate."""
+    if job.series is None:
+        return None
+    done = committed_turns(work, job.series, seed)
+    if job.first is not None and done and done[-1].exit_code != 0:
+        record = read_record(done[-1].path)
+        order = [name for name in pipeline.stages if name in anew(pipeline)]
+        before = order[: order.index(job.first)] if job.first in order else []
+        if before and job.first not in record and all(name in record for name in before):
+            return done[-1]
+    return next_turn(work, job.series, seed)
+
+
+def _dry_run(job: PipelineJob, pipeline: Pipeline, seed: int) -> RunSummary:
     rows: dict[str, float | int | str] = {
-        name: f"{entry.command} {' '.join(v for _, v in _input_items(entry))}".strip()
+        name: f"{entry.command} {' '.join(v for _, v in input_items(entry))}".strip()
         for name, entry in pipeline.stages.items()
     }
-    return RunSummary("run", str(job.work), "dry-run", tables={"stages": rows})
+    summary = RunSummary("run", str(job.work), "dry-run", tables={"stages": rows})
+    turn = None if job.work is None else _turn(job, job.work, pipeline, seed)
+    if turn is None:
+        return summary
+    new = ", ".join(name for name in pipeline.stages if name in anew(pipeline))
+    notes = (f"{turn.path.name} makes anew: {new}; the other stages are shared",)
+    return replace(summary, out=str(turn.path), notes=notes, series=turn.to_json())
+
+
+def _run_locked(
+    job: PipelineJob, work: Path, pipeline: Pipeline, configs: Mapping[str, Config], seed: int
+) -> RunSummary:
+    if run_folder(work / "run.json") == work.absolute():
+        raise UsageError(
+            f"--work {work} is the OUT of another command", hint="give --work another folder"
+        )
+    started = time.monotonic()
+    lock_job = Job("run", Config(), work, control=job.control, if_locked=job.if_locked)
+    with hold_lock(work, lock_job):
+        turn = _turn(job, work, pipeline, seed)
+        home = work if turn is None else turn.path
+        make_folder(home)
+        done = _Done(home, turn)
+        with recorded("run", home, job.ending, so_far=done.so_far):
+            if turn is not None:
+                job.reporter.note(f"series {turn.name}: number {turn.number} in {turn.path}")
+            _run_stages(job, pipeline, configs, Folders(work, pipeline, turn), done)
+            summary = done.summary(time.monotonic() - started)
+            save_summary(home, summary, job.ending)
+            return summary
+
+
+@dataclass
+class _Done:
+    """What the stages have told so far."""
+
+    home: Path
+    turn: Turn | None
+    last: RunSummary | None = None
+    rows: dict[str, float | int | str] = field(default_factory=dict)
+    artifacts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, summary: RunSummary) -> None:
+        self.last = summary
+        self.rows[name] = f"{summary.status}, {summary.seconds:.1f} s"
+        self.artifacts |= {f"{name}: {key}": path for key, path in summary.artifacts.items()}
+        self.notes += [f"{name}: {note}" for note in summary.notes]
+
+    def so_far(self, failed: RunSummary) -> RunSummary:
+        """The summary of a run that ended early, with what was made before."""
+        series = None if self.turn is None else self.turn.to_json()
+        return replace(failed, tables={"stages": self.rows}, notes=tuple(self.notes), series=series)
+
+    def summary(self, seconds: float) -> RunSummary:
+        last = self.last or RunSummary("run", str(self.home), "done")
+        return RunSummary(
+            "run",
+            str(self.home),
+            "done" if last.exit_code == 0 else "gate-missed",
+            counts=last.counts,
+            tables={"stages": self.rows, **last.tables},
+            artifacts=self.artifacts,
+            notes=tuple(self.notes),
+            exit_code=last.exit_code,
+            seconds=seconds,
+            series=None if self.turn is None else self.turn.to_json(),
+        )
 
 
 def _run_stages(
-    job: PipelineJob, pipeline: Pipeline, configs: Mapping[str, Config], started: float
-) -> RunSummary:
-    assert job.work is not None
-    record = job.work / "run.json"
-    current: dict[str, str] = {}
-    if record.is_file():
-        current = _read_record(record)
-    active = job.first is None
-    rows: dict[str, float | int | str] = {}
-    last = RunSummary("run", str(job.work), "done")
-    artifacts: dict[str, str] = {}
-    notes: list[str] = []
-    for name, entry in pipeline.stages.items():
-        active = active or name == job.first
-        if not active:
-            if name not in current:
-                raise UsageError(
-                    f"--from {job.first}: stage {name!r} has not run yet in {job.work}"
-                )
-            continue
-        order = list(pipeline.stages)
-        earlier = order[: order.index(name)]
-        inputs = _stage_inputs(job.work, entry, earlier, current)
-        stage_job = Job(
-            entry.command,
-            configs[name],
-            job.work,
-            inputs=inputs,
-            reporter=job.reporter,
-            control=job.control,
-            if_locked=job.if_locked,
-        )
-        stage_job = replace(stage_job, out=stage_folder(job.work, name, stage_job))
-        job.reporter.note(f"[{name}] rsgen {entry.command} -> {stage_job.out}")
+    job: PipelineJob,
+    pipeline: Pipeline,
+    configs: Mapping[str, Config],
+    folders: Folders,
+    done: _Done,
+) -> None:
+    order = list(pipeline.stages)
+    first = 0 if job.first is None else order.index(job.first)
+    for name in order[:first]:
+        if not folders.known(name):
+            where = folders.home(name)
+            raise UsageError(f"--from {job.first}: stage {name!r} has not run yet in {where}")
+    for name in order[first:]:
+        stage_job = _stage_job(job, pipeline.stages[name], configs[name], folders, name, done.turn)
+        job.reporter.note(f"[{name}] rsgen {stage_job.command} -> {stage_job.out}")
         try:
-            last = run_command(stage_job)
+            summary = run_command(stage_job)
         except RsgenError as error:
             error.message = f"stage {name}: {error.message}"
             if error.hint and f"--out {stage_job.out}-2" in error.hint:
                 error.hint = "undo that change, or start afresh in another --work folder"
             raise
-        current[name] = stage_job.out.name
-        replace_bytes(record, _record(current))
-        rows[name] = f"{last.status}, {last.seconds:.1f} s"
-        artifacts |= {f"{name}: {key}": path for key, path in last.artifacts.items()}
-        notes += [f"{name}: {note}" for note in last.notes]
-        if last.exit_code != 0 or name == job.last:
+        folders.set(name, stage_job.out)
+        done.add(name, summary)
+        if summary.exit_code != 0 or name == job.last:
             break
-    return RunSummary(
-        "run",
-        str(job.work),
-        "done" if last.exit_code == 0 else "gate-missed",
-        counts=last.counts,
-        tables={"stages": rows, **last.tables},
-        artifacts=artifacts,
-        notes=tuple(notes),
-        exit_code=last.exit_code,
-        seconds=time.monotonic() - started,
+    code = 0 if done.last is None else done.last.exit_code
+    if done.turn is not None and (code != 0 or name == order[-1]):
+        _commit_turn(done.turn, folders, code)
+
+
+def _stage_job(
+    job: PipelineJob,
+    entry: StageEntry,
+    config: Config,
+    folders: Folders,
+    name: str,
+    turn: Turn | None,
+) -> Job:
+    inputs = folders.inputs(entry, name)
+    options: dict[str, object] = {}
+    if turn is not None and entry.command == "generate":
+        # Thresholds and splits are drawn with the seed of the file: they hold for all turns.
+        options = {SPLIT_SEED: config.seed}
+        config = config.model_copy(update={"seed": turn.seed})
+    stage_job = Job(
+        entry.command,
+        config.model_copy(update={"on_finish": None}),
+        folders.home(name),
+        inputs=inputs,
+        reporter=job.reporter,
+        control=job.control,
+        options=options,
+        if_locked=job.if_locked,
     )
+    return replace(stage_job, out=stage_folder(folders.home(name), name, stage_job))
 
 
-def _stage_inputs(
-    work: Path, entry: StageEntry, earlier: Collection[str], current: Mapping[str, str]
-) -> dict[str, list[Path]]:
-    """Input name -> folders: an earlier stage's by its name, anything else as a path."""
-    inputs: dict[str, list[Path]] = {}
-    for key, value in _input_items(entry):
-        path = work / current[value] if value in earlier else Path(value)
-        inputs.setdefault(key, []).append(path)
-    return inputs
-
-
-def _read_record(path: Path) -> dict[str, str]:
-    try:
-        stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-        return {str(name): str(folder) for name, folder in stages.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: not the record of a pipeline ({error})", hint="give --work another folder"
-        ) from error
-
-
-def _record(current: Mapping[str, str]) -> bytes:
-    return (json.dumps({"schema": 1, "stages": dict(current)}, indent=1) + "\n").encode()
+def _commit_turn(turn: Turn, folders: Folders, exit_code: int) -> None:
+    """The turn is complete: the next line begins another one."""
+    write_manifest(
+        turn.path,
+        {
+            "schema": 1,
+            "command": "run",
+            "series": turn.to_json(),
+            "stages": folders.stages(turn.path),
+            "exit_code": exit_code,
+        },
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rsgen.config import Config
+from rsgen.ending import SUMMARY, Ending, recorded, save_summary
 from rsgen.errors import DataError, LockedError, SetupError, Stopped, UsageError
 from rsgen.images import replace_bytes
 from rsgen.records import ClassTable
@@ -61,7 +62,7 @@ class Control:
         """Raise Stopped when a stop was asked for."""
         reason = self.stop_reason()
         if reason is not None:
-            raise Stopped(f"{reason}; stopped after the current batch", hint="run the same line")
+            raise Stopped(f"{reason}: stopped", hint="run the same line again to go on")
 
     def advance(self, count: int = 1) -> None:
         """Report finished items of the current shard."""
@@ -83,6 +84,8 @@ class Job:
     reporter: Reporter = field(default_factory=NullReporter)
     control: Control = field(default_factory=Control)
     options: Mapping[str, Any] = field(default_factory=dict)  # enter the fingerprint
+    series: str | None = None  # OUT is then the folder of the series' runs
+    ending: Ending = field(default_factory=Ending)
     slice_of: tuple[int, int] | None = None
     if_locked: str = "fail"
     dry_run: bool = False
@@ -99,17 +102,17 @@ def hold_lock(out: Path, job: Job) -> Iterator[None]:
     Raises:
         LockedError: a live run holds it (and `--if-locked` is not wait).
     """
-    _make_folder(out)
+    make_folder(out)
     with (out / "run.lock").open("a") as handle:
         if job.slice_of is None:
-            _flock(handle, fcntl.LOCK_EX, out, job)
+            lock_file(handle, fcntl.LOCK_EX, out, job)
             with _noting_how_it_ends(out, job):
                 yield
             return
-        _flock(handle, fcntl.LOCK_SH, out, job)
+        lock_file(handle, fcntl.LOCK_SH, out, job)
         index, of = job.slice_of
         with (out / f"slice-{index}-{of}.lock").open("a") as own:
-            _flock(own, fcntl.LOCK_EX, out, job)
+            lock_file(own, fcntl.LOCK_EX, out, job)
             with _noting_how_it_ends(out, job):
                 yield
 
@@ -127,7 +130,7 @@ def _noting_how_it_ends(out: Path, job: Job) -> Iterator[None]:
         raise
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
     """Create OUT, or see that it is a folder that we may use; nothing is put into a foreign one."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +146,8 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _flock(handle: IO[str], kind: int, out: Path, job: Job) -> None:
+def lock_file(handle: IO[str], kind: int, out: Path, job: Job) -> None:
+    """Lock an open file; `out` is what the user is told is held."""
     while True:
         try:
             fcntl.flock(handle.fileno(), kind | fcntl.LOCK_NB)
@@ -339,18 +343,14 @@ def events_log(job: Job) -> EventLog:
     return EventLog(job.out / f"events{suffix}.jsonl")
 
 
-def save_summary(out: Path, summary: RunSummary) -> None:
-    """OUT/summary.json, outside the manifest: it holds seconds and paths."""
-    text = json.dumps(summary.to_json(), indent=1) + "\n"
-    replace_bytes(out / "summary.json", text.encode("utf-8"))
-
-
 def stored_summary(out: Path, status: str) -> RunSummary:
     """The summary of a committed run, for a no-op."""
     manifest = read_manifest(out)
     row: dict[str, Any] = {}
-    if (out / "summary.json").is_file():
-        row = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    if (out / SUMMARY).is_file():
+        row = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+    if row.get("status") not in {"done", "gate-missed"}:
+        row = {}
     return RunSummary(
         command=manifest["command"],
         out=str(out),
@@ -401,6 +401,7 @@ class ProgramRun:
         self.path = info.out
         self.config = info.config
         self.control = job.control
+        self.ending = job.ending
         self.committed = is_committed(info.out)
         self.reporter: Reporter = job.reporter if self.committed else events_reporter(job)
         self._started = time.monotonic()
@@ -437,7 +438,7 @@ class ProgramRun:
             exit_code=exit_code,
             seconds=time.monotonic() - self._started,
         )
-        save_summary(self.path, summary)
+        save_summary(self.path, summary, self.ending)
         return summary
 
 
@@ -460,4 +461,9 @@ def start_program(
             model_hashes=model_hashes,
             plan=lambda old: old or plan,
         )
-        yield ProgramRun(job, info)
+        run = ProgramRun(job, info)
+        if run.committed:
+            yield run
+            return
+        with recorded(job.command, job.out, job.ending):
+            yield run

@@ -18,6 +18,7 @@ __all__ = [
     "ScenesConfig",
     "Section",
     "TrainConfig",
+    "TrainJudgeConfig",
 ]
 
 
@@ -190,6 +191,21 @@ class TrainConfig(Section):
     edge_weight: float = Field(1.0, ge=0, description="autoencoder: weight of the gradient term")
 
 
+class TrainJudgeConfig(Section):
+    """Detectors trained from scratch on the images themselves."""
+
+    judges: Literal["both", "reward", "evaluation"] = Field(
+        "both", description="which judge to train"
+    )
+    max_steps: int | Literal["auto"] = Field(
+        "auto", description="optimiser steps a judge (auto: 40 views an image)"
+    )
+    size: int = Field(256, ge=32, description="side of the training views in pixels")
+    lr: float = Field(3e-3, gt=0, description="peak learning rate")
+    augment: float = Field(1.0, ge=0, le=1, description="strength of augmentation")
+    checkpoint_every: int = Field(200, ge=1, description="steps between saved states")
+
+
 class GenerateConfig(Section):
     """Layouts -> images."""
 
@@ -301,6 +317,7 @@ class Config(Section):
     extract_masks: ExtractMasksConfig = ExtractMasksConfig()
     build_mask_pool: BuildMaskPoolConfig = BuildMaskPoolConfig()
     train: TrainConfig = TrainConfig()
+    train_judge: TrainJudgeConfig = TrainJudgeConfig()
     generate: GenerateConfig = GenerateConfig()
     filter: FilterConfig = FilterConfig()
     export: ExportConfig = ExportConfig()

@@ -159,8 +159,10 @@ class GivenLayouts:
         size: int,
         seed: int,
         partial: Collection[Path] = (),
+        split_seed: int | None = None,
     ) -> None:
         self._settings, self._size, self._seed = settings, size, seed
+        self._split_seed = seed if split_seed is None else split_seed
         self._model_classes = model_classes
         self._pool = _open_pools(pools) if pools else None
         self._scenes = None if self._pool is None else PoolScenes(self._pool)
@@ -205,7 +207,7 @@ class GivenLayouts:
             splits = {s.id: "train" if s.parent in seen else None for s in bare}
             self._unknown += sum(split is None for split in splits.values())
         else:
-            splits = assign_splits(samples, self._seed)
+            splits = assign_splits(samples, self._split_seed)
             self._drawn += len(bare)
         return [s if s.split is not None else replace(s, split=splits[s.id]) for s in samples]
 
@@ -225,7 +227,8 @@ class GivenLayouts:
             notes.append(f"{self._refused} layouts left out (other splits, or dropped)")
         if self._drawn:
             notes.append(
-                f"splits of {self._drawn} layouts drawn 80/10/10 by scene with seed {self._seed}: "
+                f"splits of {self._drawn} layouts drawn 80/10/10 by scene with seed "
+                f"{self._split_seed}: "
                 "the same as those of extract-masks on the same data with the same seed alone; "
                 "give its run as --layouts to be sure"
             )

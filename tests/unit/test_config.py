@@ -220,7 +220,7 @@ def test_dumped_config_loads_to_the_same(tmp_path: Path) -> None:
     )
     assert load(yaml.safe_load(dump_yaml(config))) == config
     some = yaml.safe_load(dump_yaml(config, ["scenes"]))
-    assert set(some) == {"seed", "classes", "execution", "scenes"}
+    assert set(some) == {"seed", "classes", "on_finish", "execution", "scenes"}
 
 
 def sections(model: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
