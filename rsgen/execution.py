@@ -19,11 +19,12 @@ from rsgen.images import sha256_file
 from rsgen.records import ClassTable
 from rsgen.registry import resolve
 from rsgen.reporting import Reporter, RunSummary
-from rsgen.request import InputRef, Plan, RunInfo, refuse_other_request, request_keys
+from rsgen.request import InputRef, Plan, RunInfo
 from rsgen.runs import (
     Control,
     Job,
     begin,
+    check_request,
     commit,
     events_reporter,
     hold_lock,
@@ -34,6 +35,7 @@ from rsgen.runs import (
 from rsgen.stages import Finish, FinishedRun, Shard, ShardOutput, Stage, run_shard, stage_option
 from rsgen.store import (
     PartCounts,
+    failure_lines,
     failures_path,
     input_ref,
     is_committed,
@@ -182,21 +184,22 @@ def _covers(out: Path, plan: Plan) -> bool:
 
 
 def _dry_run(job: Job, inputs: Sequence[InputRef], stage: Stage, count: int) -> RunSummary:
-    refuse_foreign(job.out)
-    old = None
-    if (job.out / "run.json").is_file():
-        info = RunInfo.load(job.out)
-        hashes = stage_option(stage, "model_hashes", dict)()
-        keys = request_keys(job.command, job.config, inputs, hashes, job.options)
-        refuse_other_request(job.out, info, keys)
-        old = info.plan
-    plan = make_plan(job, stage, count, old)
-    done = sum(part_path(job.out, k).is_file() for k in range(len(plan.shards)))
+    hashes = stage_option(stage, "model_hashes", dict)()
+    info = check_request(job, inputs=inputs, model_hashes=hashes, may_grow=True)
+    plan = make_plan(job, stage, count, None if info is None else info.plan)
+    left = [k for k in range(len(plan.shards)) if not part_path(job.out, k).is_file()]
+    done = len(plan.shards) - len(left)
+    items_left = sum(plan.shards[k][1] - plan.shards[k][0] for k in left)
     return RunSummary(
         job.command,
         str(job.out),
         "dry-run",
-        counts={"items": count, "shards": len(plan.shards), "shards already done": done},
+        counts={
+            "items": count,
+            "items left": items_left,
+            "shards": len(plan.shards),
+            "shards already done": done,
+        },
         tables={
             "plan": {
                 "batch size": plan.batch_size,
@@ -266,7 +269,8 @@ def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSu
     if _too_many(info, tallies):
         raise TooManyFailures(
             f"{failed} failures in {items} items, above max_failure_rate "
-            f"{info.config.execution.max_failure_rate:g} (see {info.out / 'failures'})",
+            f"{info.config.execution.max_failure_rate:g} (see {info.out / 'failures'}):\n  "
+            + "\n  ".join(failure_lines(info.out)),
             hint="run the same line again to redo only the failed shards, or let more fail: "
             f"-s execution.max_failure_rate={min(1.0, failed / items + 0.005):.2f}",
         )

@@ -282,6 +282,11 @@ def differing_request(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
 
 def refuse_other_request(out: Path, old: RunInfo, keys: Mapping[str, Any]) -> None:
     """Raise UsageError when a used OUT was made by another request."""
+    if old.command != keys["command"]:
+        raise UsageError(
+            f"{out} holds a {old.command} run, not {keys['command']}",
+            hint=f"use another folder: --out {out}-{keys['command']}",
+        )
     before = request_keys(old.command, old.config, old.inputs, old.model_hashes, old.options)
     lines = differing_request(before, keys)
     named = [key for key in sorted(FILE_KEYS & set(keys)) if "file " in str(keys[key])]

@@ -28,7 +28,7 @@ from rsgen.request import (
 )
 from rsgen.store import artifact_row, is_committed, read_manifest, run_folder, write_manifest
 
-__all__ = ["Control", "Job", "ProgramRun", "begin", "hold_lock", "start_program"]
+__all__ = ["Control", "Job", "ProgramRun", "begin", "check_request", "hold_lock", "start_program"]
 
 EMPTY_CLASSES = ClassTable(())
 
@@ -206,10 +206,7 @@ def begin(
         if _create_once(path, run_json_bytes(info)):
             return RunInfo.load(job.out)
         # Another slice was first: its request and plan must be ours.
-    old = _load_own(job.out)
-    refuse_other_request(job.out, old, keys)
-    _refuse_other_plan(job, old)
-    _refuse_growth(job.out, old.inputs, inputs, may_grow)
+    old = _own_request(job, inputs, keys, may_grow)
     info = replace(
         old,
         config=job.config,
@@ -220,6 +217,38 @@ def begin(
     if info.to_json() != old.to_json():
         replace_bytes(path, run_json_bytes(info))
     return info
+
+
+def _own_request(
+    job: Job, inputs: Sequence[InputRef], keys: Mapping[str, Any], may_grow: bool
+) -> RunInfo:
+    """What OUT/run.json tells, when it is of this very request."""
+    old = _load_own(job.out)
+    refuse_other_request(job.out, old, keys)
+    _refuse_other_plan(job, old)
+    _refuse_growth(job.out, old.inputs, inputs, may_grow)
+    return old
+
+
+def check_request(
+    job: Job,
+    *,
+    inputs: Sequence[InputRef],
+    model_hashes: Mapping[str, str] | None = None,
+    may_grow: bool = False,
+) -> RunInfo | None:
+    """For a dry run: refuse what `begin` would refuse, and write nothing.
+
+    Returns what OUT holds of this request, None where it is new.
+
+    Raises:
+        UsageError: OUT is foreign, holds another request, or an input has changed since.
+    """
+    refuse_foreign(job.out)
+    if not (job.out / "run.json").is_file():
+        return None
+    keys = request_keys(job.command, job.config, inputs, dict(model_hashes or {}), job.options)
+    return _own_request(job, inputs, keys, may_grow)
 
 
 def _refuse_growth(

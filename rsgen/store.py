@@ -232,6 +232,25 @@ def read_failures(out: Path) -> Iterator[Failure]:
             yield Failure(**json.loads(line))
 
 
+def failure_lines(out: Path, kinds: int = 3) -> list[str]:
+    """The first failed item of each kind of failure, most frequent kinds first."""
+    first: dict[str, Failure] = {}
+    count: dict[str, int] = {}
+    for path in sorted((out / "failures").glob("[0-9]*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            failure = Failure(**json.loads(line))
+            first.setdefault(failure.error, failure)
+            count[failure.error] = count.get(failure.error, 0) + 1
+    rows = sorted(first.values(), key=lambda f: (-count[f.error], f.error))
+    lines = []
+    for row in rows[:kinds]:
+        text = " ".join(row.message.split())
+        text = text if text.startswith(row.item) else f"{row.item}: {text}"
+        lines.append(f"{row.error} ({count[row.error]}), first: {text}")
+    more = sum(count[row.error] for row in rows[kinds:])
+    return [*lines, f"{more} of other kinds"] if more else lines
+
+
 # ---------------------------------------------------------------- reading samples
 
 

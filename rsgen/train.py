@@ -25,7 +25,7 @@ from rsgen.prompts import make_prompt
 from rsgen.records import Layout, Sample
 from rsgen.reporting import RunSummary
 from rsgen.request import Plan
-from rsgen.runs import Job, ProgramRun
+from rsgen.runs import Job, ProgramRun, check_request
 from rsgen.settings import TrainConfig
 from rsgen.store import SampleRun, input_ref, open_samples, run_folder
 from rsgen.training.autoencoder import AutoencoderObjective, latent_scale
@@ -119,6 +119,7 @@ def train(job: Job) -> RunSummary:
         for path in paths
     ]
     if job.dry_run:
+        check_request(job, inputs=inputs, model_hashes=hashes)
         return _dry_run(job, plan, images, base)
     with open_training(
         job, inputs=inputs, classes=source.classes, model_hashes=hashes, plan=plan

@@ -40,7 +40,7 @@ from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Instance, Sample
 from rsgen.registry import resolve
 from rsgen.reporting import RunSummary
-from rsgen.runs import Job, ProgramRun, start_program
+from rsgen.runs import Job, ProgramRun, check_request, start_program
 from rsgen.scorers.judging import failed_rules
 from rsgen.settings import ExportConfig
 from rsgen.store import SampleRun, input_ref, is_committed, open_samples
@@ -81,6 +81,7 @@ def export(job: Job) -> RunSummary:
     done = is_committed(job.out)
     plan = None if done else _plan(job, runs, classes)
     if job.dry_run:
+        check_request(job, inputs=inputs)
         return _dry_run(job, plan)
     with start_program(job, inputs=inputs, classes=classes) as run:
         if run.committed:

@@ -26,7 +26,7 @@ from rsgen.registry import names
 from rsgen.request import RunInfo, canonical_json
 from rsgen.settings import ExtractMasksConfig
 from rsgen.stages import stage_option
-from rsgen.store import failures_path
+from rsgen.store import failure_lines, failures_path
 
 __all__ = ["ExtractMasksStage", "annotate_sample"]
 
@@ -184,7 +184,7 @@ class ExtractMasksStage:
                 self._write_rows(failures_path(self._info.out, 0).name, sources.dropped)
                 self._write_rows("labels.jsonl", sources.bad_labels)
             raise DataError(
-                "no image could be used",
+                "no image could be used:\n  " + "\n  ".join(failure_lines(self._info.out)),
                 hint=f"see {self._info.out / 'failures'} for what was wrong with each",
             )
         if sources.bad_labels and not any(s.layout.instances for s in run.samples()):

@@ -22,8 +22,8 @@ from rsgen.pool.statistics import FEW_SHAPES, class_statistics, sheet_tiles
 from rsgen.pool.table import MaskPool, mask_id, merge_rows
 from rsgen.records import ClassTable, Instance, Sample, with_instances
 from rsgen.reporting import RunSummary
-from rsgen.request import InputRef, RunInfo, refuse_other_request, request_keys
-from rsgen.runs import Job, ProgramRun, refuse_foreign, start_program
+from rsgen.request import InputRef
+from rsgen.runs import Job, ProgramRun, check_request, start_program
 from rsgen.settings import BuildMaskPoolConfig
 from rsgen.store import SampleRun, input_ref, open_samples
 
@@ -163,10 +163,7 @@ def _dry_run(
     job: Job, refs: list[InputRef], opened: list[SampleRun | MaskPool], classes: ClassTable
 ) -> RunSummary:
     """What would be read; masks are judged by the run itself."""
-    refuse_foreign(job.out)
-    if (job.out / "run.json").is_file():
-        keys = request_keys(job.command, job.config, refs, {}, job.options)
-        refuse_other_request(job.out, RunInfo.load(job.out), keys)
+    check_request(job, inputs=refs)
     runs = [item for item in opened if isinstance(item, SampleRun)]
     pools = [item for item in opened if isinstance(item, MaskPool)]
     counts = {"samples": sum(map(len, runs)), "masks of pools": sum(map(len, pools))}

@@ -164,6 +164,7 @@ def test_failures_above_the_limit_leave_it_open_and_only_they_are_done_again(
     error = attempt(line)
     assert isinstance(error, TooManyFailures) and error.exit_code == 5
     assert "2 failures in 10 items" in error.message
+    assert "DataError (2), first: 1: broken" in error.message, "what is wrong, without a search"
     assert not is_committed(out)
     assert [f.item for f in read_failures(out)] == ["1", "9"]
     assert isinstance(attempt(line), TooManyFailures), "nothing mended: the same again"
@@ -268,11 +269,14 @@ def test_out_of_memory_with_one_item_gives_up(tmp_path: Path) -> None:
 def test_dry_run_writes_nothing_and_tells_the_plan(tmp_path: Path) -> None:
     summary = run_stage(replace(job(tmp_path / "o"), dry_run=True))
     assert summary.status == "dry-run" and not (tmp_path / "o").exists()
-    assert summary.counts == {"items": 10, "shards": 3, "shards already done": 0}
+    wanted = {"items": 10, "items left": 10, "shards": 3, "shards already done": 0}
+    assert summary.counts == wanted
     assert summary.notes == ("a probe",)
     run_stage(job(tmp_path / "o"))
     done = run_stage(replace(job(tmp_path / "o"), dry_run=True))
-    assert done.counts["shards already done"] == 3
+    assert done.counts["shards already done"] == 3 and done.counts["items left"] == 0
+    more = run_stage(replace(job(tmp_path / "o", scenes__count=13), dry_run=True))
+    assert more.counts["items left"] == 3, "items of a partial run, not shards alone"
     error = attempt(replace(job(tmp_path / "o", gate=7), dry_run=True))
     assert isinstance(error, UsageError) and "option gate" in error.message
 

@@ -451,6 +451,7 @@ def test_failures_are_told_when_no_image_is_left(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image could be used") as caught:
         extract(tmp_path / "out", root)
     assert str(tmp_path / "out" / "failures") in str(caught.value)
+    assert "TruncatedImage (2), first: labels/0.txt: the image file ends" in str(caught.value)
     rows = list(read_failures(tmp_path / "out"))
     assert sorted(r.item for r in rows) == ["labels/0.txt", "labels/1.txt"]
 

@@ -47,6 +47,25 @@ def test_no_program_writes_in_a_dry_run(name: str, tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", sorted(BUILT_IN["programs"]))
+def test_a_dry_run_refuses_what_the_run_would_refuse(name: str, tmp_path: Path) -> None:
+    """Catches a dry run that promises work on a folder that the run itself then refuses."""
+    run = sample_run(tmp_path / "run").path
+    keys = {"train.from_scratch": True, "train.max_steps": 1}
+    dry = Job(name, config(**keys), tmp_path / "out", {"run": [run]}, dry_run=True)
+    program = resolve("programs", name)
+    sample_run(dry.out, command=name)
+    with pytest.raises(UsageError, match="holds another request"):
+        program(dry)
+    with pytest.raises(UsageError, match="holds a scenes run, not") as caught:
+        program(replace(dry, out=sample_run(tmp_path / "scenes", command="scenes").path))
+    assert "\n" not in caught.value.message
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "holiday.jpg").write_text("x")
+    with pytest.raises(UsageError, match="is not empty and is no run directory"):
+        program(replace(dry, out=tmp_path / "foreign"))
+
+
 # ---------------------------------------------------------------- growth
 
 
@@ -184,7 +203,7 @@ def test_another_request_is_refused(keys: dict[str, Any], named: str, tmp_path: 
     start(job(out), plan())
     with pytest.raises(UsageError, match=named):
         start(job(out, **keys))
-    with pytest.raises(UsageError, match=r"command: 'train' -> 'export'"):
+    with pytest.raises(UsageError, match="holds a train run, not export"):
         start(job(out, "export"))
 
 
