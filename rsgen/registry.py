@@ -37,6 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "jsonl": "rsgen.formats.jsonl:FORMAT",
         "geotiff": "rsgen.formats.geotiff:FORMAT",
         "masks": "rsgen.formats.masks:FORMAT",
+        "earthsynth-180k": "rsgen.formats.earthsynth:FORMAT",
         "voc": "rsgen.formats.voc:FORMAT",
         "dior-r": "rsgen.formats.dior_r:FORMAT",
         "rolabelimg": "rsgen.formats.rolabelimg:FORMAT",

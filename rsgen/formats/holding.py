@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rsgen.formats.common import SAMPLE_FIELDS, Format
+from rsgen.formats.common import SAMPLE_FIELDS, Format, things_only
 from rsgen.geometry import as_array, clockwise
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
@@ -63,8 +63,7 @@ def losses(sample: Sample, classes: ClassTable, chosen: Format) -> Counter[str]:
     for instance in sample.layout.instances:
         kept = chosen.holds.instance(instance, sample.layout, classes)
         if kept is None:
-            stuff = classes.is_stuff(instance.label)
-            lost["masks of stuff classes" if stuff else "objects outside the image"] += 1
+            lost[_why_left_out(instance, sample.layout, classes)] += 1
             continue
         for name, words in INSTANCE_WORDS.items():
             lost[words] += bool(_is_set(instance, name) and not _is_set(kept, name))
@@ -72,6 +71,13 @@ def losses(sample: Sample, classes: ClassTable, chosen: Format) -> Counter[str]:
         owner = sample.layout if name == "gsd_m" else sample
         lost[words] += bool(_is_set(owner, name) and name not in chosen.holds.sample)
     return +lost
+
+
+def _why_left_out(instance: Instance, layout: Layout, classes: ClassTable) -> str:
+    if classes.is_stuff(instance.label):
+        return "masks of stuff classes"
+    inside = things_only(instance, layout, classes) is not None
+    return "objects of classes that it does not have" if inside else "objects outside the image"
 
 
 def _is_set(record: object, name: str) -> bool:

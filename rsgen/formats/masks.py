@@ -38,7 +38,7 @@ from rsgen.formats.pairs import Pair, Pairs, image_root, label_base
 from rsgen.images import IMAGE_SUFFIXES
 from rsgen.legend import Legend
 from rsgen.raster import rasterize
-from rsgen.records import ClassTable, Layout, Sample
+from rsgen.records import ClassTable, Layout, Sample, normal_name
 
 __all__ = ["FORMAT", "masked_sample", "read_masks", "same_classes"]
 
@@ -59,7 +59,8 @@ def read_masks(request: ReadRequest) -> Dataset:
     legend = _legend(request, pairs, tally)
     names = LabelNames(request.classes, request.class_map)
     if legend is not None:
-        names.declare_table(legend.table)
+        if request.classes is None:
+            names.declare_table(legend.table)
         for pair in pairs.found:
             _read_pair(pair, pairs, legend, names, tally)
         if any(i.box is not None for s in tally.records for i in s.layout.instances):
@@ -149,7 +150,7 @@ def _read_pair(pair: Pair, pairs: Pairs, legend: Legend, names: LabelNames, tall
             None if pair.image is None else sample_id,
             split=pairs.split(pair),
         )
-        masked_sample(sample, mask, item, legend, names, pairs.request.min_area_px, tally)
+        masked_sample(sample, mask, item, legend, names, pairs.request, tally)
     except Problem as problem:
         tally.image_failed(item, problem)
 
@@ -160,7 +161,7 @@ def masked_sample(
     item: str,
     legend: Legend,
     names: LabelNames,
-    min_area_px: int,
+    request: ReadRequest,
     tally: Tally,
 ) -> None:
     """Keep a sample with the instances of its mask; bad classes are failures of `item`.
@@ -177,10 +178,11 @@ def masked_sample(
         )
     places, stray = classify(mask, legend)
     tally.remark("pixels of masks with a colour near no class, taken as unlabelled", stray)
-    parts = cut_parts(places, legend.table.names, names, min_area_px)
+    called = _names_in(legend, request)
+    parts = cut_parts(places, called, names, request.min_area_px)
     for labels, problem in parts.problems:
         tally.label_failed(item, problem, labels)
-    tally.remark(f"parts of masks under {min_area_px} pixels left out", parts.small)
+    tally.remark(f"parts of masks under {request.min_area_px} pixels left out", parts.small)
     instances = paint_order(parts.instances, names)
     layout = Layout(width, height, instances, sample.layout.gsd_m, sample.layout.scene)
     tally.keep(
@@ -195,6 +197,19 @@ def masked_sample(
         ),
         labels=len(parts.instances),
     )
+
+
+def _names_in(legend: Legend, request: ReadRequest) -> tuple[str, ...]:
+    """What the legend's classes are called where they are looked up: the one of their names
+    that the class table asked for knows, unless the class map renames them."""
+    table, mapped = request.classes, {normal_name(name) for name in request.class_map}
+    called = []
+    for entry in legend.table.classes:
+        names = (entry.name, *entry.aliases)
+        if table is not None and normal_name(entry.name) not in mapped:
+            names = tuple(n for n in names if table.find(n) is not None) or names
+        called.append(names[0])
+    return tuple(called)
 
 
 def _detect(source: Source) -> Found | None:

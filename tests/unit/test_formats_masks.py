@@ -521,14 +521,20 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
 
 
 def test_what_is_lost_is_said(tmp_path: Path) -> None:
-    hidden = Instance("ship", tank(30, 24, 3).box, mask=disk_mask(30, 24, 3))
-    cover = Instance("storage tank", tank(30, 24, 2).box, mask=disk_mask(30, 24, 2.9))
-    one = Instance("ship", tank(10, 10, 4).box, mask=disk_mask(10, 10, 4))
-    other = Instance("ship", tank(17, 10, 4).box, mask=disk_mask(17, 10, 4))
-    report = write(MasksWriter(), [sample_of("a", hidden, cover, one, other)], tmp_path)
-    assert [note[:9] for note in report.notes] == ["2 objects", "1 objects"]
-    assert "touch another of their class" in report.notes[0]
-    assert "covered in part" in report.notes[1]
+    def ship(cx: float, cy: float, radius: float) -> Instance:
+        mask = disk_mask(cx, cy, radius)
+        return Instance("ship", mask.box, mask=mask)
+
+    hidden, cover = ship(30, 24, 3), tank(30, 24, 4)
+    small = Instance("storage tank", tank(50, 24, 3).box, mask=disk_mask(50, 24, 3))
+    layout = (ship(50, 24, 5), small, cover, hidden, ship(10, 10, 4), ship(17.5, 10, 4))
+    sample = sample_of("a", *layout)
+    # painted in the layout's order, whatever the list says: the small ship lies on the tank
+    report = write(MasksWriter(), [sample], tmp_path)
+    assert report.notes == (
+        "2 objects touch another of their class and come back as one with it",
+        "2 objects are covered in part by others, and come back without that part",
+    )
     found = losses(sample_of("a", plane(20, 20, 16, 8, 0.4)), CLASSES, FORMAT)
     assert found["headings"] == found["oriented boxes"] == 1
 
