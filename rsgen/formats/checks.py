@@ -41,6 +41,7 @@ __all__ = [
     "number",
     "quad_inside",
     "raster_session",
+    "whole_pixels",
 ]
 
 SLACK_PX = 1.0  # annotators overshoot the border by a pixel; that is no truncation
@@ -285,3 +286,18 @@ def quad_inside(quad: Quad, heading_rad: float | None, width: float, height: flo
     fitted = as_array(min_area_quad(points, facing))
     clamped = quad_from_tuple(np.clip(fitted, (0.0, 0.0), (float(width), float(height))))
     return clamped if polygon_area(clamped) > 1e-6 and not cross_themselves(clamped) else None
+
+
+def whole_pixels(box: Box, width: int, height: int) -> Box:
+    """The box with its edges on the nearest pixel edges inside the image, at least one pixel."""
+    x0, x1 = _whole(box.x0, box.x1, width)
+    y0, y1 = _whole(box.y0, box.y1, height)
+    return Box(x0, y0, x1, y1)
+
+
+def _whole(low: float, high: float, limit: int) -> tuple[float, float]:
+    a, b = (min(max(math.floor(v + 0.5), 0), limit) for v in (low, high))
+    if a < b:
+        return float(a), float(b)
+    a = min(max(math.floor((low + high) / 2), 0), limit - 1)
+    return float(a), float(a + 1)

@@ -7,13 +7,13 @@ count edges from 0 are read as they are meant, see `xml_labels.zero_based`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
+from rsgen.formats.checks import whole_pixels
 from rsgen.formats.common import (
     Dataset,
     Format,
@@ -36,7 +36,6 @@ from rsgen.formats.xml_labels import (
     xml_votes,
 )
 from rsgen.formats.xml_tree import Node
-from rsgen.geometry import Box
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
 __all__ = [
@@ -116,21 +115,6 @@ def read_voc(request: ReadRequest) -> Dataset:
 
 def _detect(source: Source) -> Found | None:
     return xml_votes(source, DIALECT, "objects with a bndbox")
-
-
-def whole_pixels(box: Box, width: int, height: int) -> Box:
-    """The box with its edges on the nearest pixel edges inside the image, at least one pixel."""
-    x0, x1 = _whole(box.x0, box.x1, width)
-    y0, y1 = _whole(box.y0, box.y1, height)
-    return Box(x0, y0, x1, y1)
-
-
-def _whole(low: float, high: float, limit: int) -> tuple[float, float]:
-    a, b = (min(max(math.floor(v + 0.5), 0), limit) for v in (low, high))
-    if a < b:
-        return float(a), float(b)
-    a = min(max(math.floor((low + high) / 2), 0), limit - 1)
-    return float(a), float(a + 1)
 
 
 def add_numbers(parent: ElementTree.Element, tags: Sequence[str], values: Sequence[float]) -> None:

@@ -45,7 +45,7 @@ from rsgen.formats.pairs import (
     image_root,
     text_votes,
 )
-from rsgen.formats.yolo_write import YoloWriter
+from rsgen.formats.yolo_write import YoloWriter, fillable
 from rsgen.geometry import Box, bounds, box_quad, heading_of
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
@@ -390,7 +390,9 @@ def _held_outline(instance: Instance, layout: Layout, classes: ClassTable) -> In
         inside = kept.mask.window(0, 0, layout.width, layout.height)
         return None if inside is None else Instance(kept.label, inside.box, mask=inside)
     corners = _held_corners(kept, layout, classes)
-    return None if corners is None else Instance(kept.label, corners.box)
+    if corners is None or corners.quad is None:
+        return None
+    return Instance(kept.label, bounds(fillable(corners.quad, layout.width, layout.height)))
 
 
 YOLO = Format(

@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from rsgen.formats.checks import quad_inside, raster_session
+from rsgen.formats.atlas import fill_outlines
+from rsgen.formats.checks import quad_inside, raster_session, whole_pixels
 from rsgen.formats.common import WriteReport
-from rsgen.geometry import Array, as_array, box_quad
+from rsgen.geometry import Array, Quad, as_array, bounds, box_quad
 from rsgen.mask import Mask
 from rsgen.records import ClassTable, Instance, Sample
 
-__all__ = ["YoloWriter", "bridged"]
+__all__ = ["YoloWriter", "bridged", "fillable"]
 
 
 def bridged(rings: list[Array]) -> Array:
@@ -29,6 +30,14 @@ def bridged(rings: list[Array]) -> Array:
     for ring in rings[1:]:
         pieces += [start, ring, ring[:1]]
     return np.concatenate(pieces)
+
+
+def fillable(quad: Quad, width: int, height: int) -> Quad:
+    """The quad; where it goes around no pixel's centre, so that no mask comes of it, the whole
+    pixels that it lies in."""
+    if fill_outlines([[as_array(quad)]], width, height)[0] is not None:
+        return quad
+    return box_quad(whole_pixels(bounds(quad), width, height))
 
 
 class YoloWriter:
@@ -91,8 +100,8 @@ class YoloWriter:
         if self.name == "yolo-seg" and instance.mask is not None:
             inside = instance.mask.window(0, 0, width, height)
             return None if inside is None else _outline(inside) / scale
-        bounds = instance.bounds()
-        box = None if bounds is None else bounds.clip(width, height)
+        around = instance.bounds()
+        box = None if around is None else around.clip(width, height)
         if box is None or box.area <= 0:
             return None
         if self.name == "yolo":
@@ -100,6 +109,8 @@ class YoloWriter:
         quad = box_quad(box)
         if instance.quad is not None:
             quad = quad_inside(instance.quad, instance.heading_rad, width, height) or quad
+        if self.name == "yolo-seg":
+            quad = fillable(quad, width, height)
         return as_array(quad) / scale
 
     def close(self) -> WriteReport:

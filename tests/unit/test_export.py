@@ -32,7 +32,7 @@ from rsgen.runs import Control, Job, run_json_bytes, start_program
 from rsgen.store import RunInfo, input_ref, open_samples
 from tests.build import CLASSES, config, data_of, instance, layout, picture, sample, sample_run
 
-FORMATS = ["coco", "dota", "yolo", "yolo-obb", "yolo-seg", "jsonl"]
+FORMATS = ["coco", "dota", "yolo", "yolo-obb", "yolo-seg", "jsonl", "voc", "dior-r"]
 
 
 def build(out: Path, samples: Sequence[Sample], suffix: str = ".png", **more: Any) -> Path:

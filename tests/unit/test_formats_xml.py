@@ -11,8 +11,9 @@ import pytest
 from rsgen.classes import load_class_table
 from rsgen.errors import DataError
 from rsgen.formats import detect, read_dataset
+from rsgen.formats.checks import whole_pixels
 from rsgen.formats.common import Problem
-from rsgen.formats.voc import VocWriter, whole_pixels
+from rsgen.formats.voc import VocWriter
 from rsgen.formats.xml_labels import zero_based
 from rsgen.formats.xml_tree import parse_xml
 from rsgen.geometry import Box
