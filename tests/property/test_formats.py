@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from rsgen.formats import read_dataset, write_dataset
 from rsgen.formats.atlas import fill_outlines, trace_masks
+from rsgen.formats.checks import whole_pixels
 from rsgen.formats.common import Format
 from rsgen.formats.rle import decode_counts, mask_from_runs
 from rsgen.formats.tiling import cut_layout, plan_tiles
@@ -120,6 +122,29 @@ def test_coco_keeps_labels_masks_quads_and_headings(layout: Layout) -> None:
             assert found.quad is not None and np.allclose(found.quad, source.quad, atol=1e-4)
             assert found.heading_rad is not None and source.heading_rad is not None
             assert _same_direction(found.heading_rad, source.heading_rad)
+
+
+@FAST
+@given(layouts)
+def test_dior_r_keeps_quads_first_edges_and_marks(layout: Layout) -> None:
+    for source, found in _matched(layout, _round_trip("dior-r", layout)):
+        assert found.difficult == source.difficult
+        if source.quad is not None:
+            assert found.quad is not None and np.allclose(found.quad, source.quad, atol=1e-3)
+
+
+@FAST
+@given(layouts)
+def test_voc_keeps_boxes_to_the_nearest_pixel(layout: Layout) -> None:
+    """Catches an edge moved by a pixel, which all boxes of a set then share."""
+    read = _round_trip("voc", layout)
+    whole = [
+        replace(i, box=whole_pixels(box, WIDTH, HEIGHT), quad=None, mask=None, heading_rad=None)
+        for i in layout.instances
+        if (box := i.bounds()) is not None
+    ]
+    for source, found in _matched(replace(layout, instances=tuple(whole)), read):
+        assert (found.box, found.difficult) == (source.box, source.difficult)
 
 
 @FAST
