@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from rsgen.errors import DataError
 from rsgen.geometry import Window
-from rsgen.georaster import GeoRaster, Scene, ScenePixels, is_raster
+from rsgen.georaster import GeoRaster, Scene, ScenePixels, check_window, is_raster
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -137,14 +137,9 @@ class _Decoded:
     def read(self, window: Window | None = None) -> ScenePixels:
         part = self._pixels
         if window is not None:
+            check_window(self._path, window, self.width, self.height)
             rows = slice(window.y0, window.y0 + window.height)
             part = part[rows, window.x0 : window.x0 + window.width]
-            if min(window.x0, window.y0) < 0 or part.shape[:2] != (window.height, window.width):
-                raise DataError(
-                    f"{self._path}: {window} reaches out of its {self.width} x {self.height} "
-                    "pixels",
-                    hint="cut the window at the border",
-                )
         return ScenePixels(np.ascontiguousarray(part), np.ones(part.shape[:2], dtype=bool))
 
     def close(self) -> None:

@@ -16,13 +16,14 @@ rasterio is imported when the first raster is opened, and its errors become Data
 from __future__ import annotations
 
 from rsgen.georaster.header import RasterInfo, gdal_session, ground_gsd, is_raster
-from rsgen.georaster.reader import GeoRaster, Scene, ScenePixels, probe_raster
+from rsgen.georaster.reader import GeoRaster, Scene, ScenePixels, check_window, probe_raster
 
 __all__ = [
     "GeoRaster",
     "RasterInfo",
     "Scene",
     "ScenePixels",
+    "check_window",
     "gdal_session",
     "ground_gsd",
     "is_raster",

@@ -16,7 +16,7 @@ from rsgen.geometry import Window
 from rsgen.georaster.header import RasterInfo, driver_of, gdal_session, read_info
 from rsgen.georaster.look import Look, limits_of, stretch
 
-__all__ = ["GeoRaster", "Scene", "ScenePixels", "probe_raster"]
+__all__ = ["GeoRaster", "Scene", "ScenePixels", "check_window", "probe_raster"]
 
 SPOTS, SPOT_PX = 16, 64
 CHUNK_PIXELS = 4_000_000  # converted in one go: bounds the memory beside the result
@@ -54,6 +54,18 @@ def probe_raster(path: Path) -> RasterInfo:
     """
     with GeoRaster(path) as raster:
         return raster.info
+
+
+def check_window(path: Path, window: Window, width: int, height: int) -> None:
+    """Raise DataError for a window that is empty, or not wholly inside the image."""
+    inside = window.x0 >= 0 and window.y0 >= 0 and window.width > 0 and window.height > 0
+    if inside and window.x0 + window.width <= width and window.y0 + window.height <= height:
+        return
+    raise DataError(
+        f"{path}: the window ({window.x0}, {window.y0}) of {window.width} x {window.height} "
+        f"reaches out of its {width} x {height} pixels",
+        hint="cut the window at the border",
+    )
 
 
 class GeoRaster:
@@ -134,14 +146,7 @@ class GeoRaster:
         return ScenePixels(pixels, valid)
 
     def _check_window(self, window: Window) -> None:
-        inside = window.x0 >= 0 and window.y0 >= 0 and window.width > 0 and window.height > 0
-        right, bottom = window.x0 + window.width, window.y0 + window.height
-        if not inside or right > self.width or bottom > self.height:
-            raise DataError(
-                f"{self.path}: the window ({window.x0}, {window.y0}) of {window.width} x "
-                f"{window.height} reaches out of its {self.width} x {self.height} pixels",
-                hint="cut the window at the border",
-            )
+        check_window(self.path, window, self.width, self.height)
         if self._max_pixels is not None and window.width * window.height > self._max_pixels:
             raise DataError(
                 f"{self.path}: {window.width} x {window.height} pixels in one go, more than the "
