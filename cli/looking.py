@@ -175,18 +175,70 @@ def why(
 
 
 def doctor(
+    fetch: Annotated[
+        str | None,
+        typer.Option("--fetch", metavar="MODEL", help="Download hub:ORG/NAME[@REVISION], pinned"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the machine."""
+    """Check the machine, or fetch a model."""
 
     def call() -> int:
         from rsgen.doctor import diagnose
 
         from .console import print_report
 
+        if fetch is not None:
+            return _fetch(fetch, as_json=as_json)
         report = diagnose(Path.cwd())
         print_report(report, as_json=as_json)
         return report.exit_code
+
+    _ended(call, as_json=as_json)
+
+
+def _fetch(model: str, *, as_json: bool) -> int:
+    from rsgen.models.base import fetch_reference
+
+    from .console import ConsoleReporter
+    from .tables import fetched_text
+
+    reporter = ConsoleReporter()
+    try:
+        found = fetch_reference(model, reporter)
+    finally:
+        reporter.end()
+    sys.stdout.write(json.dumps(found.to_json()) + "\n" if as_json else fetched_text(found))
+    return 0
+
+
+# ---------------------------------------------------------------- templates
+
+
+def templates(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Print this one; without it: list all")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what ships with rsgen, or print one file."""
+
+    def call() -> int:
+        from rsgen.shipped import shipped_files, shipped_text, what_it_is
+
+        if name is not None:
+            text = shipped_text(name)
+            row = {"schema": 1, "name": name, "text": text}
+            sys.stdout.write(json.dumps(row) + "\n" if as_json else text)
+            return 0
+        rows = {key: what_it_is(path) for key, path in shipped_files().items()}
+        if as_json:
+            sys.stdout.write(json.dumps({"schema": 1, "templates": rows}) + "\n")
+            return 0
+        width = max(map(len, rows))
+        for key, text in rows.items():
+            sys.stdout.write(f"{key:<{width}}  {text}".rstrip() + "\n")
+        return 0
 
     _ended(call, as_json=as_json)
 
@@ -225,9 +277,24 @@ LOOKING: tuple[LookSpec, ...] = (
         ),
     ),
     LookSpec(
+        "templates",
+        "List the pipelines, job scripts (cron, Slurm, DVC), class tables that ship; print one.",
+        templates,
+        (
+            "templates",
+            "templates quickstart > factory.yaml",
+            "templates jobs/nightly.sh > nightly.sh      (cron)",
+            "templates jobs/slurm-array.sh > array.sh    (Slurm)",
+        ),
+    ),
+    LookSpec(
         "doctor",
-        "What is installed, which device and models, what to type.",
+        "What is installed, which device and models, what to type; --fetch brings a model.",
         doctor,
-        ("doctor", "doctor --json"),
+        (
+            "doctor",
+            "doctor --fetch hub:stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "doctor --fetch hub:ORG/NAME@v1.0      (prints the exact commit to write down)",
+        ),
     ),
 )

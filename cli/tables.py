@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rsgen.models.fetch import Fetched
     from rsgen.status import RunStatus, Status
     from rsgen.why import Explained, Judged, ObjectExplained
 
-__all__ = ["aligned", "duration", "size_of", "status_text", "why_text"]
+__all__ = ["aligned", "duration", "fetched_text", "size_of", "status_text", "why_text"]
 
 
 HEAD = (
@@ -141,3 +142,15 @@ def _object(entry: ObjectExplained) -> str:
     other = [r for r in entry.reasons if r.split(" ", 1)[0] not in entry.failed]
     notes = "".join(f"      {reason}\n" for reason in other)
     return head + _body([_judged(row) for row in entry.judged], "      ") + notes
+
+
+def fetched_text(found: Fetched) -> str:
+    """The line to write down comes first: it names the exact commit."""
+    rows = [
+        ("model", found.reference),
+        ("folder", str(found.folder)),
+        ("files", f"{found.files}, {size_of(found.bytes)}, every hash as the hub says"),
+        ("fetched", f"{size_of(found.fetched_bytes)} just now"),
+        ("use it", f"--base {found.reference}"),
+    ]
+    return _body(rows, "")

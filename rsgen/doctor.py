@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rsgen import __version__
+from rsgen.models.fetch import is_offline
 
 __all__ = ["Check", "Report", "diagnose"]
 
@@ -126,8 +127,8 @@ def _embedded_model() -> Check:
 def _hub() -> Check:
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
     models = sorted(p.name[8:].replace("--", "/") for p in cache.glob("models--*"))
-    offline = os.environ.get("HF_HUB_OFFLINE", "") in {"1", "true", "True"}
-    found = f"{len(models)} models in the local cache" + (", offline mode" if offline else "")
+    offline = ", offline mode" if is_offline() else ""
+    found = f"{len(models)} models in the local cache{offline}"
     if models:
         found += ": " + ", ".join(models[:6])
     return Check("hub models", True, found)

@@ -16,7 +16,7 @@ HUB_FACTOR, HUB_SIDE, HUB_STEP = 8, 512, 64
 TINY_FACTOR = 4
 LARGEST_TINY = 256  # four times the work of 128; beyond that a CPU takes too long
 TILE = 1024  # what extract-masks' `tile: auto` means
-ROOM = 0.6  # share of a canvas that a large object may take
+ROOM = 0.75  # share of a canvas that a large object may take
 PASSES, BATCH = 20, 8
 STEPS = (400, 2000)
 IMAGES = (64, 500)
@@ -73,7 +73,7 @@ def _side(long_px: float | None, least: int, most: int, image: int, step: int) -
     """The model's own side, or larger where objects would not fit; never above the images'."""
     wanted = least
     if long_px is not None:
-        wanted = min(max(least, math.ceil(long_px / ROOM / 64) * 64), most)
+        wanted = min(max(least, math.ceil(long_px / ROOM / 32) * 32), most)
     return max(step, min(wanted, image // step * step))
 
 

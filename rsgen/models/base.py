@@ -7,7 +7,6 @@ family that `load_model` finds in the registry.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,10 @@ from rsgen.errors import SetupError, UsageError
 from rsgen.hints import check_path
 from rsgen.images import sha256_file
 from rsgen.models.card import ModelCard, read_card
+from rsgen.models.choice import PICKLES
+from rsgen.models.fetch import Fetched, Unreachable, cached_folder, fetch_model, is_offline
 from rsgen.registry import resolve
+from rsgen.reporting import Reporter
 from rsgen.request import digest
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ __all__ = [
     "ModelCard",
     "ModelRef",
     "Residuals",
+    "fetch_reference",
     "load_model",
     "model_folder",
     "model_hash",
@@ -42,9 +45,6 @@ FAMILIES = {
     "StableDiffusionControlNetPipeline": "stable-diffusion",
     "StableDiffusionPipeline": "stable-diffusion",
 }
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-HUB_FILES = ("*.json", "*.safetensors", "*/merges.txt", "*/vocab.json")
-HUB_SKIPPED = ("safety_checker/*", "*.fp16.*", "*non_ema*", "*.msgpack", "*.onnx*", "*flax*")
 
 
 # ---------------------------------------------------------------- references
@@ -176,30 +176,40 @@ def _network_folders(folder: Path) -> list[Path]:
 
 
 def _hub_folder(ref: ModelRef) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = [f"{ref.subfolder}/{p}" for p in HUB_FILES] if ref.subfolder else list(HUB_FILES)
-    offline = os.environ.get("HF_HUB_OFFLINE", "") in {"1", "true", "True"}
+    """The model in the cache, fetched where it is missing; without a network what is there."""
+    given = (ref.location, ref.revision, ref.subfolder)
     try:
-        root = snapshot_download(
-            ref.location,
-            revision=ref.revision,
-            allow_patterns=patterns,
-            ignore_patterns=list(HUB_SKIPPED),
-            local_files_only=offline,
-        )
-    except (OSError, ValueError) as error:  # not cached, no network, no such repository
+        return fetch_model(*given, verify=False).folder
+    except Unreachable as error:
+        cached = cached_folder(*given)
+        if cached is not None:
+            return cached
         name = ref.location.split("/")[1]
         revision = f" --revision {ref.revision}" if ref.revision else ""
-        why = "HF_HUB_OFFLINE is set" if offline else str(error).splitlines()[0]
+        why = "HF_HUB_OFFLINE is set" if is_offline() else error.message
         inside = f"./{name}/{ref.subfolder}" if ref.subfolder else f"./{name}"
         raise SetupError(
             f"model {ref} is not in the local cache and cannot be fetched ({why})",
-            hint=f"where there is a network: hf download {ref.location}{revision} --local-dir "
-            f"{name} --include '*.json' '*.safetensors' '*.txt'; bring the folder here and give "
-            f"{inside} instead of {ref}",
+            hint=f"where there is a network: rsgen doctor --fetch {ref}. Or bring a folder: hf "
+            f"download {ref.location}{revision} --local-dir {name} --include '*.json' "
+            f"'*.safetensors' '*.txt', and give {inside} instead of {ref}",
         ) from error
-    return Path(root) / ref.subfolder if ref.subfolder else Path(root)
+
+
+def fetch_reference(text: str, reporter: Reporter) -> Fetched:
+    """Fetch `hub:ORG/NAME[@REVISION][/SUBFOLDER]` whole, every hash checked.
+
+    Raises:
+        UsageError: no hub model.
+        SetupError: see `fetch_model`; or the folder is not one that rsgen can open.
+    """
+    ref = ModelRef.parse(text)
+    if ref.kind != "hub":
+        near = f"hub:{text}" if text.count("/") == 1 and text[0] not in "./~" else "hub:ORG/NAME"
+        raise UsageError(f"--fetch {text}: only hub models are fetched", hint=f"--fetch {near}")
+    found = fetch_model(ref.location, ref.revision, ref.subfolder, reporter=reporter)
+    _checked(found.folder, ref)
+    return found
 
 
 def model_hash(folder: Path) -> str:
