@@ -143,11 +143,17 @@ def _ended(
         reporter.close()
         if isinstance(error, LockedError) and common.if_locked == "skip":
             reporter.note(f"{error.message}; skipped")
+            if as_json:
+                print_summary(_skipped(spec, common, given, error), as_json=True)
             return 0
-        return exit_code_of(error, as_json=as_json, keep=partial(_keep_traceback, common))
+        reporter.log(f"error: {error}")
+        code = exit_code_of(error, as_json=as_json, keep=partial(_keep_traceback, common))
+        reporter.log(f"rsgen {spec.name}: exit code {code}")
+        return code
     reporter.close()
     if summary is None:
         return 0
+    reporter.log(f"rsgen {spec.name}: {summary.status}, exit code {summary.exit_code}")
     if not leads:
         return summary.exit_code
     try:
@@ -156,6 +162,15 @@ def _ended(
     except BrokenPipeError:  # `| head`: the work is done, nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return summary.exit_code
+
+
+def _skipped(
+    spec: CommandSpec, common: Common, given: dict[str, Any], error: LockedError
+) -> RunSummary:
+    from rsgen.reporting import RunSummary
+
+    out = common.out or given.get("work")
+    return RunSummary(spec.name, str(out), "skipped", notes=(error.message,))
 
 
 def _keep_traceback(common: Common, text: str) -> str | None:

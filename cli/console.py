@@ -49,6 +49,7 @@ class ConsoleReporter:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, desc=name, unit=unit, file=sys.stderr, dynamic_ncols=True)
+            self.log(f"{name}: {total} {unit}s to do" if total is not None else name)
         elif total is not None:
             self._line(f"{name}: {total} {unit}s to do", always=self._verbose)
 
@@ -58,11 +59,14 @@ class ConsoleReporter:
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
-            return
         now = time.monotonic()
         if now - self._shown >= PLAIN_INTERVAL_S:
             self._shown = now
-            self._line(self._progress(now))
+            text = self._progress(now)
+            if self._bar is None:
+                self._line(text)
+            else:
+                self.log(text)
 
     def _progress(self, now: float) -> str:
         rate = self._done / max(now - self._since, 1e-9)
@@ -74,19 +78,20 @@ class ConsoleReporter:
 
     def metric(self, name: str, value: float, step: int | None = None) -> None:
         at = "" if step is None else f" @ {step}"
+        text = f"{name} = {value:.6g}{at}"
         if self._verbose:
-            self._line(f"{name} = {value:.6g}{at}")
-        elif self._bar is not None:
+            self._line(text)
+            return
+        self.log(text)
+        if self._bar is not None:
             self._bar.set_postfix({name: f"{value:.4g}"}, refresh=False)
-        elif self._log is not None:
-            self._write_log(f"{name} = {value:.6g}{at}")
 
     def note(self, text: str, level: str = "info") -> None:
         mark = "" if level == "info" else f"{level}: "
         self._line(f"{mark}{text}", always=level != "info")
 
     def _line(self, text: str, *, always: bool = False) -> None:
-        self._write_log(text)
+        self.log(text)
         if self._quiet and not always:
             return
         # A listener that went away (`2>&1 | head`) must not end hours of work.
@@ -96,10 +101,12 @@ class ConsoleReporter:
             else:
                 sys.stderr.write(text + "\n")
 
-    def _write_log(self, text: str) -> None:
+    def log(self, text: str) -> None:
+        """Keep a text in the log file alone, each line with the local time and its offset."""
         if self._log is not None:
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z ")
             with suppress(OSError):
-                self._log.write(time.strftime("%Y-%m-%dT%H:%M:%S ") + text + "\n")
+                self._log.writelines(f"{now}{line}\n" for line in text.splitlines() or [""])
                 self._log.flush()
 
     def close(self) -> None:

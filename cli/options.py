@@ -197,7 +197,14 @@ COMMON: tuple[inspect.Parameter, ...] = (
     ),
     _parameter(
         "log_file",
-        Annotated[Path | None, typer.Option("--log-file", metavar="FILE", help="Progress too")],
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--log-file",
+                metavar="FILE",
+                help="Append progress, notes and errors to it, with the time",
+            ),
+        ],
         None,
     ),
     _parameter(

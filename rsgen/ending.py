@@ -22,7 +22,7 @@ from rsgen.images import replace_bytes
 from rsgen.reporting import Reporter, RunSummary
 from rsgen.settings import Config
 
-__all__ = ["Ending", "failed_summary", "recorded", "save_summary", "skipped", "with_on_finish"]
+__all__ = ["Ending", "failed_summary", "recorded", "save_summary", "with_on_finish"]
 
 SUMMARY = "summary.json"
 SHOWN_LINES = 20
@@ -110,11 +110,6 @@ def recorded(
         with suppress(OSError, RsgenError):  # a full disk must not hide what went wrong
             save_summary(out, so_far(summary), ending, slice_of)
         raise
-
-
-def skipped(command: str, out: Path | None, why: str) -> RunSummary:
-    """What a line with `--if-locked skip` says when a live run holds the folder."""
-    return RunSummary(command, str(out), "skipped", notes=(f"{why}; skipped",))
 
 
 # ---------------------------------------------------------------- on_finish

@@ -301,6 +301,7 @@ def refuse_foreign(out: Path) -> None:
         p.name
         for p in out.iterdir()
         if p.name not in {"run.lock", "events.jsonl"}
+        and p.suffix != ".log"  # a --log-file is opened before anything else
         and not p.name.startswith(("slice-", "events-", ".run.json."))
     )
     if found:

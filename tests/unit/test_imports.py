@@ -28,7 +28,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("images", "legend"),
     ("devices", "pictures", "registry", "settings"),
     ("config",),
-    ("request", "classes"),
+    ("request", "classes", "shipped"),
     ("store",),
     ("ending",),
     ("runs", "splits"),
