@@ -31,6 +31,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "formats": {
         "coco": "rsgen.formats.coco:FORMAT",
         "dota": "rsgen.formats.dota:FORMAT",
+        "dota-annfiles": "rsgen.formats.dota:ANNFILES",
         "yolo": "rsgen.formats.yolo:YOLO",
         "yolo-obb": "rsgen.formats.yolo:YOLO_OBB",
         "yolo-seg": "rsgen.formats.yolo:YOLO_SEG",
@@ -38,6 +39,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "geotiff": "rsgen.formats.geotiff:FORMAT",
         "masks": "rsgen.formats.masks:FORMAT",
         "earthsynth-180k": "rsgen.formats.earthsynth:FORMAT",
+        "imagefolder": "rsgen.formats.imagefolder:FORMAT",
+        "webdataset": "rsgen.formats.webdataset:FORMAT",
         "voc": "rsgen.formats.voc:FORMAT",
         "dior-r": "rsgen.formats.dior_r:FORMAT",
         "rolabelimg": "rsgen.formats.rolabelimg:FORMAT",

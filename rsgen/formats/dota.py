@@ -39,7 +39,7 @@ from rsgen.formats.pairs import (
 from rsgen.geometry import bounds, box_quad, heading_of, quad_from_tuple
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
-__all__ = ["FORMAT", "DotaWriter", "parse_line", "read_dota", "safe_class_name"]
+__all__ = ["ANNFILES", "FORMAT", "DotaWriter", "parse_line", "read_dota", "safe_class_name"]
 
 
 @dataclass(frozen=True)
@@ -223,12 +223,12 @@ class DotaWriter:
     masks are not carried. Stuff classes are left out and counted.
     """
 
-    name = "dota"
     places_images = True
 
     def __init__(self, layout: Literal["labelTxt", "annfiles"] = "labelTxt") -> None:
         if layout not in ("labelTxt", "annfiles"):
             raise UsageError(f"DOTA layout {layout!r}", hint="choose labelTxt or annfiles")
+        self.name = "dota" if layout == "labelTxt" else "dota-annfiles"
         self._folder = layout
         self._folders: tuple[str, ...] = ()
         self._images = self._labels = 0
@@ -326,4 +326,11 @@ FORMAT = Format(
     lambda _: DotaWriter(),
     _detect,
     Holds(_held, frozenset({"gsd_m"})),
+)
+ANNFILES = Format(
+    "dota-annfiles",
+    "`SPLIT/annfiles/*.txt` without headers beside `SPLIT/images/`, as mmrotate reads them",
+    read_dota,
+    lambda _: DotaWriter("annfiles"),
+    holds=Holds(_held),
 )

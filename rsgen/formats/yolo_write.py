@@ -19,6 +19,12 @@ from rsgen.records import ClassTable, Instance, Sample
 __all__ = ["YoloWriter", "bridged", "fillable"]
 
 
+NO_VAL = (
+    "data.yaml has no val, which Ultralytics asks for: export real images too (--with-real), or "
+    "name a folder of your own there"
+)
+
+
 def bridged(rings: list[Array]) -> Array:
     """All rings as one outline, float64 [N, 2], through bridges of no width.
 
@@ -126,6 +132,7 @@ class YoloWriter:
             self._images,
             self._labels,
             dict(self._skipped),
+            () if "val" in self._splits else (NO_VAL,),
         )
 
     def abort(self) -> None:

@@ -40,7 +40,17 @@ def test_every_format_gives_back_what_was_written(layouts: list[list[Instance]])
             sample(f"s{k}.png", of=layout((water(), *found))) for k, found in enumerate(layouts)
         ]
         run = sample_run(Path(folder) / "run", samples)
-        names = ["coco", "dota", "yolo", "yolo-obb", "yolo-seg", "jsonl", "voc", "dior-r"]
+        names = [
+            "coco",
+            "dota",
+            "dota-annfiles",
+            "yolo",
+            "yolo-obb",
+            "yolo-seg",
+            "jsonl",
+            "voc",
+            "dior-r",
+        ]
         # export compares each format with the samples and raises where they differ
         summary = export(
             Job("export", config(**{"export.format": names}), Path(folder) / "set",
