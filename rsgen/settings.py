@@ -105,7 +105,9 @@ class ExtractMasksConfig(Section):
     tile: int | Literal["auto", "none"] = Field(
         "auto", description="tile side for large scenes (auto: 1024)"
     )
-    tile_gap: int = Field(128, ge=0, description="overlap of neighbouring tiles in pixels")
+    tile_gap: int = Field(
+        128, ge=0, description="overlap of neighbouring tiles in pixels (at most half a tile)"
+    )
     tile_keep: float = Field(
         0.3, gt=0, le=1, description="least share of an object's area that a tile must hold"
     )

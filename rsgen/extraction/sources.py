@@ -320,7 +320,7 @@ def _windows(sample: Sample, find: Callable[[Sample], Path], config: Config) -> 
     layout = sample.layout
     if not needs_tiling(layout.width, layout.height, side):
         return [Item(sample, find)]
-    gap = min(settings.tile_gap, side - 1)
+    gap = min(settings.tile_gap, side // 2)  # small tiles must not step by single pixels
     return [
         Item(sample, find, window) for window in plan_tiles(layout.width, layout.height, side, gap)
     ]
