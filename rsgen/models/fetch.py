@@ -104,7 +104,9 @@ def fetch_model(
             hint=f"HF_HUB_OFFLINE=0 rsgen doctor --fetch {name}",
         )
     if revision is not None and ".." in revision.split("/"):
-        raise UsageError(f"model {name}: no revision has '..' in it")
+        raise UsageError(
+            f"model {name}: no revision has '..' in it", hint="give a branch, a tag or a commit"
+        )
     commit, files = _listing(location, revision, subfolder, name)
     storage = _storage(location)
     todo = [file for file in files if not _is_there(storage, file, verify=verify)]
