@@ -18,6 +18,7 @@ __all__ = ["PIXELS", "Layer", "Placed", "Scene", "features_of"]
 
 PIXELS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine of an image that lies nowhere
 LON_LAT = (181.0, 91.0)  # GeoJSON beyond these holds no degrees, whatever the standard says
+Points = npt.NDArray[np.float64]
 Geometries = npt.NDArray[np.object_]
 
 
@@ -138,8 +139,6 @@ def _on_map(scene: Scene, layer: Layer, tally: Tally) -> tuple[Geometries, shape
 
 
 def _transformed(scene: Scene, layer: Layer, tally: Tally) -> Geometries:
-    from rasterio.warp import transform
-
     source, geometries = layer.layer.crs, layer.layer.geometries
     name = layer.layer.name
     if source is not None and layer.layer.guessed and not _are_degrees(geometries):
@@ -160,14 +159,38 @@ def _transformed(scene: Scene, layer: Layer, tally: Tally) -> Geometries:
     if source == target:
         return geometries
 
-    def move(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        if not len(points):
-            return points
+    with np.errstate(invalid="ignore"):
+        moved: Geometries = shapely.transform(geometries, lambda p: _moved(p, source, target))
+    points, owners = shapely.get_coordinates(moved, return_index=True)
+    for index in np.unique(owners[~np.isfinite(points).all(axis=1)]).tolist():
+        moved[index] = None
+        if layer.labels[index] is not None:
+            layer.labels[index] = None
+            problem = Problem(
+                "NotFinite", "it lies where the image's CRS has no coordinates", "check its CRS"
+            )
+            tally.label_failed(layer.layer.item(index), problem)
+    return moved
+
+
+def _moved(points: Points, source: Any, target: Any) -> Points:
+    """Points [N, 2] in another CRS, infinite where it has no coordinates for them."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+    from rasterio.warp import transform
+
+    if not len(points):
+        return points
+    try:
         xs, ys = transform(source, target, points[:, 0].tolist(), points[:, 1].tolist())
         return np.column_stack([xs, ys])
-
-    moved: Geometries = shapely.transform(geometries, move)
-    return moved
+    except (RasterioError, CPLE_BaseError):
+        if len(points) == 1:
+            return np.full((1, 2), np.inf)
+    # One point that cannot be transformed fails its whole batch: it is looked for by halving.
+    half = len(points) // 2
+    halves = (_moved(part, source, target) for part in (points[:half], points[half:]))
+    return np.concatenate(list(halves))
 
 
 def _are_degrees(geometries: Geometries) -> bool:

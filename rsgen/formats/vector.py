@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,7 +157,8 @@ def _parsed(feature: Any) -> Any:
     if geometry is None:
         return None
     try:
-        return shape(geometry)
+        with np.errstate(invalid="ignore"):  # NaN is looked for afterwards
+            return shape(geometry)
     except (shapely.errors.ShapelyError, ValueError, TypeError, KeyError, IndexError,
             AttributeError, OverflowError, RecursionError) as error:  # fmt: skip
         raise Problem(
@@ -203,8 +205,10 @@ def _geopackage(path: Path, name: str) -> list[VectorLayer]:
         if handle.read(15) != b"SQLite format 3":
             raise Problem("BadGeoPackage", "no GeoPackage", "export it again")
     try:
-        listed = [str(row[0]) for row in pyogrio.list_layers(path) if row[1] is not None]
-        return [_layer(pyogrio, path, f"{name}:{layer}", layer) for layer in listed]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GDAL's remarks on damaged files
+            listed = [str(row[0]) for row in pyogrio.list_layers(path) if row[1] is not None]
+            return [_layer(pyogrio, path, f"{name}:{layer}", layer) for layer in listed]
     except (RuntimeError, ValueError, shapely.errors.ShapelyError) as error:
         text = " ".join(str(error).split())
         raise Problem("BadGeoPackage", f"cannot be read ({text})", "export it again") from error
