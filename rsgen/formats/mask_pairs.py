@@ -122,10 +122,8 @@ def find_mask_pairs(request: ReadRequest, tally: Tally) -> Pairs:
         match = images.find(key, stem_is_unique=stems[_bare(path.stem)] == 1)
         key = match or key
         if key in taken:
-            other = relative(taken[key], base)
-            tally.label_failed(
-                relative(path, base), _double(f"{other!r} is of the same image", path)
-            )
+            problem = _double(f"{relative(taken[key], base)!r} is of the same image", path)
+            tally.label_failed(relative(path, base), problem, of_image=False)
             continue
         taken[key] = path
         found.append(Pair(key, images.by_key[match] if match else None, path))

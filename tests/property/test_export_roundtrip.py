@@ -50,6 +50,10 @@ def test_every_format_gives_back_what_was_written(layouts: list[list[Instance]])
             "jsonl",
             "voc",
             "dior-r",
+            "masks",
+            "earthsynth-180k",
+            "imagefolder",
+            "webdataset",
         ]
         # export compares each format with the samples and raises where they differ
         summary = export(
