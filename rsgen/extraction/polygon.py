@@ -22,14 +22,11 @@ class PolygonBackend:
     def annotate(
         self, image: Pixels, known: Sequence[Instance], labels: ClassTable
     ) -> list[Instance]:
-        """Score 1 for a given mask; an instance without one gets the reason `no mask`."""
-        return [
-            replace(i, reasons=(*i.reasons, "no mask"))
-            if i.mask is None
-            else replace(
-                i,
-                origin=self.name if i.origin == "annotation" else i.origin,
-                scores={"mask": 1.0, **i.scores},
-            )
-            for i in known
-        ]
+        """Score 1 for a given mask; a thing without one gets the reason `no mask`."""
+        return [i if labels.is_stuff(i.label) else self._kept(i) for i in known]
+
+    def _kept(self, instance: Instance) -> Instance:
+        if instance.mask is None:
+            return replace(instance, reasons=(*instance.reasons, "no mask"))
+        origin = self.name if instance.origin == "annotation" else instance.origin
+        return replace(instance, origin=origin, scores={"mask": 1.0, **instance.scores})
