@@ -6,7 +6,7 @@ Where the shards run is `drivers.py`; what a stage is, `stages.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rsgen.drivers import run_shards
 from rsgen.ending import recorded, save_summary
 from rsgen.errors import TooManyFailures, UsageError
 from rsgen.images import sha256_file
-from rsgen.records import ClassTable
+from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 from rsgen.reporting import Reporter, RunSummary
 from rsgen.request import InputRef, Plan, RunInfo
@@ -32,7 +32,17 @@ from rsgen.runs import (
     refuse_out_inside,
     stored_summary,
 )
-from rsgen.stages import Finish, FinishedRun, Shard, ShardOutput, Stage, run_shard, stage_option
+from rsgen.stages import (
+    Finish,
+    FinishedRun,
+    Shard,
+    ShardOutput,
+    Stage,
+    forget_opened_stage,
+    run_shard,
+    shard_of,
+    stage_option,
+)
 from rsgen.store import (
     PartCounts,
     failure_lines,
@@ -41,8 +51,10 @@ from rsgen.store import (
     is_committed,
     part_counts,
     part_path,
+    part_samples,
     read_manifest,
     remove_leftovers,
+    remove_part,
 )
 
 __all__ = [
@@ -84,6 +96,46 @@ def make_plan(job: Job, stage: Stage, count: int, old: Plan | None) -> Plan:
     batch = asked.batch_size or int(stage_option(stage, "batch_size", 16))
     empty = Plan(0, (), batch, dtype, device, asked.threads or 1)
     return empty.extended(count, shard_size)
+
+
+def _remake(
+    job: Job, stage: Stage, count: int
+) -> Callable[[RunInfo, frozenset[Path]], Plan] | None:
+    """For a stage that can tell which parts a mended data set leaves as they are.
+
+    The others are removed, and what was frozen but for the shard ranges stays so.
+    """
+    holds: Callable[[Shard, list[Sample], frozenset[Path]], bool] | None
+    holds = stage_option(stage, "still_holds", None)
+    if holds is None:
+        return None
+
+    def remake(old: RunInfo, changed: frozenset[Path]) -> Plan:
+        before = old.plan
+        assert before is not None, "a stage always has a plan"
+        fresh = make_plan(job, stage, count, None)
+        size = fresh.shards[0][1] - fresh.shards[0][0] if fresh.shards else 1
+        if len(before.shards) > 1:
+            size = before.shards[0][1] - before.shards[0][0]
+        plan = replace(before, count=0, shards=()).extended(count, size)
+        forget_opened_stage()
+        gone = 0
+        for index, (start, stop) in enumerate(before.shards):
+            if not part_path(job.out, index).is_file():
+                continue
+            # The first shard tells what the reader found wrong.
+            keep = 0 < index < len(plan.shards) and plan.shards[index] == (start, stop)
+            keep = keep and not failures_path(job.out, index).is_file()
+            if keep:
+                shard = shard_of(job.out, index, start, stop)
+                keep = holds(shard, part_samples(part_path(job.out, index)), changed)
+            if not keep:
+                remove_part(job.out, index)
+                gone += 1
+        job.reporter.note(f"{gone} of {len(before.shards)} shards are made again")
+        return plan
+
+    return remake
 
 
 def _provisional(job: Job, inputs: Sequence[InputRef]) -> RunInfo:
@@ -132,6 +184,7 @@ def run_stage(job: Job) -> RunSummary:
             model_hashes=stage_option(stage, "model_hashes", dict)(),
             plan=lambda old: make_plan(job, stage, count, old),
             may_grow=True,
+            remake=_remake(job, stage, count),
         )
         assert info.plan is not None
         if is_committed(job.out) and _covers(job.out, info.plan):
@@ -185,7 +238,13 @@ def _covers(out: Path, plan: Plan) -> bool:
 
 def _dry_run(job: Job, inputs: Sequence[InputRef], stage: Stage, count: int) -> RunSummary:
     hashes = stage_option(stage, "model_hashes", dict)()
-    info = check_request(job, inputs=inputs, model_hashes=hashes, may_grow=True)
+    info = check_request(
+        job,
+        inputs=inputs,
+        model_hashes=hashes,
+        may_grow=True,
+        may_change=_remake(job, stage, count) is not None,
+    )
     plan = make_plan(job, stage, count, None if info is None else info.plan)
     left = [k for k in range(len(plan.shards)) if not part_path(job.out, k).is_file()]
     done = len(plan.shards) - len(left)

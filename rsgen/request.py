@@ -100,12 +100,25 @@ def item_seed(seed: int, stage: str, item_id: str) -> int:
 
 @dataclass(frozen=True)
 class InputRef:
-    """An input as run.json records it. `manifest_hash` changes when a run has grown."""
+    """An input as run.json records it. `manifest_hash` changes when a run has grown.
+
+    `files` are those of a raw data set, by name: path, bytes, and the hash of a label file;
+    OUT/inputs.json holds them.
+    """
 
     name: str
     path: str
     fingerprint: str
     manifest_hash: str
+    files: tuple[tuple[Any, ...], ...] = field(default=(), compare=False, repr=False)
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "name": self.name,
+            "path": self.path,
+            "fingerprint": self.fingerprint,
+            "manifest_hash": self.manifest_hash,
+        }
 
 
 @dataclass(frozen=True)
@@ -167,7 +180,7 @@ class RunInfo:
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "fingerprint": self.fingerprint,
-            "inputs": [asdict(ref) for ref in self.inputs],
+            "inputs": [ref.to_json() for ref in self.inputs],
             "classes": self.classes.to_json(),
             "image_roots": list(self.image_roots),
             "model_hashes": dict(self.model_hashes),
@@ -280,8 +293,13 @@ def differing_request(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[st
     ]
 
 
-def refuse_other_request(out: Path, old: RunInfo, keys: Mapping[str, Any]) -> None:
-    """Raise UsageError when a used OUT was made by another request."""
+def refuse_other_request(
+    out: Path, old: RunInfo, keys: Mapping[str, Any], changed: Mapping[str, str] | None = None
+) -> None:
+    """Raise UsageError when a used OUT was made by another request.
+
+    `changed`: key of a raw input -> its files that are not what the run saw.
+    """
     if old.command != keys["command"]:
         raise UsageError(
             f"{out} holds a {old.command} run, not {keys['command']}",
@@ -293,6 +311,10 @@ def refuse_other_request(out: Path, old: RunInfo, keys: Mapping[str, Any]) -> No
     if not lines and named and old.fingerprint != request_fingerprint(keys):
         lines = [f"the contents of the file that {', '.join(named)} names"]
     if lines:
+        for key, files in (changed or {}).items():
+            lines = [
+                f"{line}; changed: {files}" if line.startswith(key) else line for line in lines
+            ]
         raise UsageError(
             f"{out} holds another request; these differ:\n  " + "\n  ".join(lines),
             hint=f"give this request a folder of its own: --out {out}-2",

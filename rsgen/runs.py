@@ -16,6 +16,7 @@ from rsgen.config import Config
 from rsgen.ending import SUMMARY, Ending, recorded, save_summary
 from rsgen.errors import DataError, LockedError, SetupError, Stopped, UsageError
 from rsgen.images import replace_bytes
+from rsgen.raw_inputs import Mended, changed_text, take_up, write_inputs
 from rsgen.records import ClassTable
 from rsgen.reporting import EventLog, NullReporter, Reporter, RunSummary, TeeReporter
 from rsgen.request import (
@@ -176,6 +177,7 @@ def begin(
     model_hashes: Mapping[str, str] | None = None,
     plan: Callable[[Plan | None], Plan | None] = lambda old: None,
     may_grow: bool = False,
+    remake: Callable[[RunInfo, frozenset[Path]], Plan] | None = None,
 ) -> RunInfo:
     """Create OUT/run.json, or check that OUT holds this very request. The lock is held.
 
@@ -183,6 +185,8 @@ def begin(
         plan: the frozen plan, given the old one (to extend it) or None.
         may_grow: whether an input that only grew extends the run. Of several inputs of one
             name the last alone may: a longer earlier one would move the items of the others.
+        remake: the new plan of an uncommitted run whose raw inputs have changed in some files;
+            it removes the parts that must be made again. None: such a change is refused.
 
     Raises:
         UsageError: OUT holds another request, or an input has changed since.
@@ -204,30 +208,46 @@ def begin(
             options=dict(job.options),
         )
         if _create_once(path, run_json_bytes(info)):
+            write_inputs(job.out, inputs)
             return RunInfo.load(job.out)
         # Another slice was first: its request and plan must be ours.
-    old = _own_request(job, inputs, keys, may_grow)
+    old, mended = _own_request(job, inputs, hashes, may_grow, may_change=remake is not None)
     info = replace(
         old,
         config=job.config,
-        inputs=tuple(inputs),
+        inputs=mended.inputs,
         image_roots=tuple(str(root.resolve()) for root in image_roots),
-        plan=plan(old.plan),
     )
+    if remake is not None and mended.files:
+        job.reporter.note(f"the data set has changed since the last start: {mended.text()}")
+        info = replace(info, classes=classes, plan=remake(old, mended.files))
+    else:
+        info = replace(info, plan=plan(old.plan))
     if info.to_json() != old.to_json():
         replace_bytes(path, run_json_bytes(info))
+    if mended.files:  # last: a stop before this names the same files again
+        write_inputs(job.out, inputs)
     return info
 
 
 def _own_request(
-    job: Job, inputs: Sequence[InputRef], keys: Mapping[str, Any], may_grow: bool
-) -> RunInfo:
-    """What OUT/run.json tells, when it is of this very request."""
+    job: Job,
+    inputs: Sequence[InputRef],
+    hashes: Mapping[str, str],
+    may_grow: bool,
+    may_change: bool,
+) -> tuple[RunInfo, Mended]:
+    """What OUT/run.json tells, when it is of this very request, and what has changed since."""
     old = _load_own(job.out)
-    refuse_other_request(job.out, old, keys)
+    # A slice must not take parts away under the others; a committed run is what it is.
+    may_change = may_change and job.slice_of is None and not is_committed(job.out)
+    mended = take_up(job.out, old.inputs, inputs, may_change=may_change)
+    keys = request_keys(job.command, job.config, mended.inputs, hashes, job.options)
+    refuse_other_request(job.out, old, keys, changed_text(job.out, old.inputs, mended.inputs))
     _refuse_other_plan(job, old)
-    _refuse_growth(job.out, old.inputs, inputs, may_grow)
-    return old
+    if not mended.files:
+        _refuse_growth(job.out, old.inputs, mended.inputs, may_grow)
+    return old, mended
 
 
 def check_request(
@@ -236,10 +256,11 @@ def check_request(
     inputs: Sequence[InputRef],
     model_hashes: Mapping[str, str] | None = None,
     may_grow: bool = False,
+    may_change: bool = False,
 ) -> RunInfo | None:
     """For a dry run: refuse what `begin` would refuse, and write nothing.
 
-    Returns what OUT holds of this request, None where it is new.
+    Returns what OUT holds of this request, None where it is new or its data set has changed.
 
     Raises:
         UsageError: OUT is foreign, holds another request, or an input has changed since.
@@ -247,8 +268,8 @@ def check_request(
     refuse_foreign(job.out)
     if not (job.out / "run.json").is_file():
         return None
-    keys = request_keys(job.command, job.config, inputs, dict(model_hashes or {}), job.options)
-    return _own_request(job, inputs, keys, may_grow)
+    old, mended = _own_request(job, inputs, dict(model_hashes or {}), may_grow, may_change)
+    return None if mended.files else old
 
 
 def _refuse_growth(

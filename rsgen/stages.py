@@ -26,6 +26,7 @@ __all__ = [
     "Stage",
     "forget_opened_stage",
     "run_shard",
+    "shard_of",
     "stage_option",
 ]
 
@@ -132,6 +133,12 @@ def _opened_stage(info: RunInfo) -> Stage:
     return _OPENED[key]
 
 
+def shard_of(out: Path, index: int, start: int, stop: int) -> Shard:
+    """Shard `index` of OUT with its place for images."""
+    prefix = f"images/{index:05d}"
+    return Shard(index, start, stop, out / prefix, prefix)
+
+
 def run_shard(out: Path, index: int, control: Control | None = None) -> tuple[int, int]:
     """Compute shard `index` of OUT and write its part; returns (items, failures).
 
@@ -140,9 +147,7 @@ def run_shard(out: Path, index: int, control: Control | None = None) -> tuple[in
     """
     info = RunInfo.load(out)
     assert info.plan is not None, "a stage always has a plan"
-    start, stop = info.plan.shards[index]
-    prefix = f"images/{index:05d}"
-    shard = Shard(index, start, stop, out / prefix, prefix)
+    shard = shard_of(out, index, *info.plan.shards[index])
     output = _opened_stage(info).process(shard, control or Control())
     write_part(out, index, output.samples, output.failures, output.counts)
     return len(shard), len(output.failures)

@@ -113,8 +113,10 @@ def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef
     # Corrections are edited where they are, often in an export's folder: their bytes count.
     out = None if name == "corrections" else run_folder(path)
     if out is None:
-        listing = digest(_listing(path))
-        return InputRef(name, str(path.resolve()), listing, listing)
+        rows = _listing(path)
+        listing = digest(rows)
+        files = tuple(tuple(row) for row in rows)
+        return InputRef(name, str(path.resolve()), listing, listing, files)
     info = RunInfo.load(out)
     if not is_committed(out):
         if not allow_partial:
@@ -214,6 +216,21 @@ def part_counts(path: Path) -> PartCounts:
     failures = int(metadata.get(b"rsgen_failures", b"0"))
     lost = int(metadata.get(b"rsgen_lost", b"0"))
     return PartCounts(footer.num_rows, failures, {k: int(v) for k, v in counts.items()}, lost)
+
+
+def part_samples(path: Path) -> list[Sample]:
+    """The samples of a part file."""
+    return list(samples_from_table(read_part(path)))
+
+
+def remove_part(out: Path, index: int) -> None:
+    """Take back a shard of an uncommitted run: its part first, then what it told and painted."""
+    part_path(out, index).unlink(missing_ok=True)
+    failures_path(out, index).unlink(missing_ok=True)
+    if index == 0:
+        (out / "failures" / "labels.jsonl").unlink(missing_ok=True)
+    for path in (out / "images" / f"{index:05d}").glob("*.png"):
+        path.unlink()
 
 
 def remove_leftovers(out: Path) -> None:

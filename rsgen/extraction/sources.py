@@ -14,7 +14,7 @@ from rsgen.extraction.corrections import Corrected, correct_samples
 from rsgen.formats import Dataset, read_dataset
 from rsgen.formats.class_map import ClassMap, rename_notes, unused_notes
 from rsgen.formats.names import LabelNames, paint_order
-from rsgen.formats.tiling import Window, needs_tiling, plan_tiles
+from rsgen.formats.tiling import Window, needs_tiling, plan_tiles, tile_id
 from rsgen.legend import Legend, LegendRow
 from rsgen.records import (
     INCOMPLETE,
@@ -42,6 +42,11 @@ class Item:
     sample: Sample
     find: Callable[[Sample], Path]
     window: Window | None = None
+
+    @property
+    def id(self) -> str:
+        """The sample's, or that of the tile which is cut from it."""
+        return tile_id(self.sample, self.window) if self.window else self.sample.id
 
     @property
     def image(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rsgen.extraction.overlay import survey, write_overlay
 from rsgen.extraction.sources import Item, Sources, check_size, open_sources
 from rsgen.formats.tiling import cut_sample
 from rsgen.georaster import Scene
-from rsgen.images import open_scene, replace_bytes, sha256_file, write_png
+from rsgen.images import IMAGE_SUFFIXES, open_scene, replace_bytes, sha256_file, write_png
 from rsgen.records import ClassTable, Failure, Instance, Sample, with_instances
 from rsgen.registry import names
 from rsgen.request import RunInfo, canonical_json
@@ -98,6 +98,21 @@ class ExtractMasksStage:
         kind = backend_class(self._settings.backend)
         found: dict[str, str] = stage_option(kind, "model_hashes", _no_hashes)(self._settings)
         return found
+
+    def still_holds(
+        self, shard: Shard, samples: Sequence[Sample], changed: Collection[Path]
+    ) -> bool:
+        """Whether a shard made before some files changed is what it would be now.
+
+        Labels may have changed in any way; of images, only those of the shard matter.
+        """
+        if any(path.suffix.lower() not in IMAGE_SUFFIXES for path in changed):
+            return False
+        items = self._sources.items[shard.start : shard.stop]
+        if [(s.id, s.split) for s in samples] != [(i.id, i.sample.split) for i in items]:
+            return False
+        touched = {path.name for path in changed}
+        return not any(Path(item.sample.image or "").name in touched for item in items)
 
     def open(self) -> None:
         plan = self._info.plan

@@ -25,7 +25,16 @@ from rsgen.geometry import (
 )
 from rsgen.records import Geo, Instance, Layout, Sample
 
-__all__ = ["LARGE", "Window", "cut_layout", "cut_sample", "fit_along", "needs_tiling", "plan_tiles"]
+__all__ = [
+    "LARGE",
+    "Window",
+    "cut_layout",
+    "cut_sample",
+    "fit_along",
+    "needs_tiling",
+    "plan_tiles",
+    "tile_id",
+]
 
 LARGE = 1.5  # only scenes whose long side is over this many tiles are cut
 KEEP = 0.3
@@ -164,6 +173,11 @@ def cut_layout(layout: Layout, window: Window, keep: float = KEEP) -> Layout:
     return replace(layout, width=window.width, height=window.height, instances=tuple(kept))
 
 
+def tile_id(sample: Sample, window: Window) -> str:
+    """What a tile is called."""
+    return f"{sample.id}#{window.x0},{window.y0}"
+
+
 def cut_sample(sample: Sample, window: Window, keep: float = KEEP) -> Sample:
     """A tile as a sample `id#x0,y0` of the same parent scene; its image is yet to be written."""
     geo = sample.geo
@@ -173,7 +187,7 @@ def cut_sample(sample: Sample, window: Window, keep: float = KEEP) -> Sample:
         geo = Geo(geo.crs, (a, b, c + a * x + b * y, d, e, f + d * x + e * y))
     return replace(
         sample,
-        id=f"{sample.id}#{window.x0},{window.y0}",
+        id=tile_id(sample, window),
         layout=cut_layout(sample.layout, window, keep),
         image=None,
         sha256=None,

@@ -30,7 +30,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("config",),
     ("request", "classes", "shipped"),
     ("store",),
-    ("ending",),
+    ("ending", "raw_inputs"),
     ("runs", "splits"),
     ("stages", "series"),
     ("drivers",),
