@@ -183,6 +183,8 @@ def read_xml(request: ReadRequest, dialect: Dialect) -> Dataset:
         )
     splits = _split_lists(request, tally)
     for pair in pairs.found:
+        if pair.labels is None and (request.labels or request.path).is_file():
+            continue  # one label file was asked for, not its neighbours' images
         if pair.labels is None:
             missing = Problem(
                 "MissingLabels",
@@ -306,8 +308,8 @@ def _keep(
         return
     if pair.image is not None and file.head.image and _stem(file.head.image) != pair.image.stem:
         tally.remark("a file names another image than the one that is called like it")
-    for place, line, problem in file.problems:
-        tally.label_failed(f"{item}:{line} object {place}", problem)
+    for place, line, found in file.problems:
+        tally.label_failed(f"{item}:{line} object {place}", found)
     instances = []
     for place, line, label in file.labels:
         try:

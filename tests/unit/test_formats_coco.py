@@ -99,6 +99,38 @@ def test_images_without_annotations_are_kept(tmp_path: Path) -> None:
     assert [len(s.layout.instances) for s in read_dataset(tmp_path)] == [1, 0]
 
 
+DIALECT = [
+    # bbox of cx cy w h angle -> corners by hand, clockwise on screen
+    pytest.param([30, 20, 20, 8, 0], [(40, 16), (40, 24), (20, 24), (20, 16)], id="upright"),
+    pytest.param(
+        [30, 20, 20, 8, math.pi / 2], [(34, 30), (26, 30), (26, 10), (34, 10)], id="quarter turn"
+    ),
+]
+
+
+@pytest.mark.parametrize(("bbox", "corners"), DIALECT)
+def test_the_dialect_of_hit_uav(
+    tmp_path: Path, bbox: list[float], corners: list[tuple[float, float]]
+) -> None:
+    """Keys `annotation`, `category`, `filename`; five numbers are a rotated box in radians."""
+    written = {
+        "images": [{"id": 0, "width": 64, "height": 48, "filename": "a.png"}],
+        "annotation": [
+            {"id": 0, "image_id": 0, "category_id": 1, "bbox": bbox, "difficult": True},
+            {"id": 1, "image_id": 0, "category_id": 0, "bbox": [4, 4, 10, 6]},
+        ],
+        "category": [{"id": 0, "name": "Person"}, {"id": 1, "name": "Car"}],
+    }
+    (tmp_path / "rotate.json").write_text(json.dumps(written))
+    put_image(tmp_path / "images" / "a.png")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.format, dataset.failures) == ("coco", [])
+    found = {i.label: i for i in dataset.records[0].layout.instances}
+    assert np.allclose(found["Car"].quad, corners)
+    assert found["Car"].heading_rad is None and found["Car"].difficult
+    assert found["Person"].box == Box(4, 4, 14, 10) and found["Person"].quad is None
+
+
 def test_captions_beside_instances_are_left_alone(tmp_path: Path) -> None:
     save(tmp_path, document())
     save(tmp_path, {"images": [], "annotations": []}, "annotations/captions_train.json")

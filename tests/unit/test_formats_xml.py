@@ -259,6 +259,16 @@ def test_xml_of_other_kinds_is_left_alone(tmp_path: Path) -> None:
     assert "1 XML files without <annotation> left alone" in dataset.notes
 
 
+def test_one_label_file_does_not_ask_for_those_of_other_images(tmp_path: Path) -> None:
+    put(tmp_path, voc(box(3, 3, 10, 10)))
+    put_image(tmp_path / "JPEGImages" / "b.png")
+    file = tmp_path / "Annotations" / "a.xml"
+    for path, options in ((tmp_path, {"labels": file}), (file, {"images": tmp_path})):
+        dataset = read_dataset(path, **options)  # type: ignore[arg-type]
+        assert [s.image for s in dataset] == ["JPEGImages/a.png"]
+        assert not dataset.failures
+
+
 def test_an_image_without_objects_is_kept(tmp_path: Path) -> None:
     dataset = read_dataset(put(tmp_path, voc()))
     assert [len(s.layout.instances) for s in dataset] == [0]
