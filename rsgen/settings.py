@@ -80,7 +80,7 @@ class ExtractMasksConfig(Section):
         None, description="model of backend sam: a folder or hub:ORG/NAME (SAM, SAM 2)"
     )
     object_px: int = Field(
-        128,
+        96,
         ge=16,
         le=256,
         description="least long side of an object in SAM's input; more: finer masks, more crops",

@@ -176,7 +176,7 @@ def _raw_area(grid: Grid, view: View) -> float:
     cells = [g / view.side for g in grid.shape[::-1]]
     columns, rows = math.ceil(view.input_width * cells[0]), math.ceil(view.input_height * cells[1])
     pixels = cells[0] * cells[1] * view.scale[0] * view.scale[1]
-    return float((grid[:rows, :columns] > 0).sum()) / pixels
+    return float(np.count_nonzero(grid[:rows, :columns] > 0) / pixels)
 
 
 def _cleaned(hard: Bools, core: Bools) -> Bools:

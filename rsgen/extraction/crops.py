@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ __all__ = ["CONTEXT", "MAX_ZOOM", "Crop", "plan_crops"]
 
 CONTEXT = 0.25  # least surround at each side of a box, in its longest sides
 MAX_ZOOM = 8  # most input pixels an image pixel: more enlarges blur, not detail
+STEPS = 2  # zooms a doubling: more fit objects better, fewer let them share windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,32 +39,53 @@ def plan_crops(
 
     `boxes` lie inside the image; `side` is the input's side. The longest side of each box
     spans at least `object_px` input pixels (at most a quarter of `side` is asked for), unless
-    that takes more than `MAX_ZOOM`. Zooms are the whole image's and powers of two, so that
-    neighbours share windows; a window is moved to hold as many boxes as it can.
+    that takes more than `MAX_ZOOM`. Zooms are the whole image's and a few steps, so that
+    neighbours share windows; a window is moved to hold as many boxes as it can, and larger
+    objects that happen to lie in a window of smaller ones are looked at there.
     """
     object_px = min(object_px, side // 4)
     whole = side / max(width, height)
     levels: dict[float, list[int]] = {}
     for k, box in enumerate(boxes):
         levels.setdefault(_zoom(box, whole, side, object_px), []).append(k)
-    crops = []
-    for zoom, members in sorted(levels.items()):
-        if zoom <= whole:
+    crops = list[Crop]()
+    for zoom in sorted(levels, reverse=True):
+        crops, members = _joined(crops, boxes, levels[zoom], (width, height))
+        if zoom <= whole and members:
             crops.append(Crop(0, 0, width, height, tuple(members)))
-            continue
-        across, down = min(width, math.ceil(side / zoom)), min(height, math.ceil(side / zoom))
-        crops += _cover(boxes, members, (width, height), (across, down))
+        elif members:
+            across, down = min(width, int(side / zoom)), min(height, int(side / zoom))
+            crops += _cover(boxes, members, (width, height), (across, down))
     return crops
 
 
+def _joined(
+    crops: Sequence[Crop], boxes: Sequence[Box], members: Sequence[int], image: tuple[int, int]
+) -> tuple[list[Crop], list[int]]:
+    """Windows of larger zooms with the members that fit into them, and the members that do not."""
+    taken: list[list[int]] = [[] for _ in crops]
+    left = []
+    for k in members:
+        x0, y0, x1, y1 = _with_surround(boxes[k], image)
+        for crop, more in zip(crops, taken, strict=True):
+            across = crop.x0 <= x0 and x1 <= crop.x0 + crop.width
+            if across and crop.y0 <= y0 and y1 <= crop.y0 + crop.height:
+                more.append(k)
+                break
+        else:
+            left.append(k)
+    grown = [replace(c, members=(*c.members, *more)) for c, more in zip(crops, taken, strict=True)]
+    return grown, left
+
+
 def _zoom(box: Box, whole: float, side: int, object_px: int) -> float:
-    """Input pixels an image pixel for one box: the whole image's, or a power of two."""
+    """Input pixels an image pixel for one box: the whole image's, or one of the ladder."""
     longest = max(box.width, box.height)
     wanted = min(object_px / longest, MAX_ZOOM)
     if wanted <= whole:
         return whole
-    room = math.floor(math.log2(side / (longest * (1 + 2 * CONTEXT))))
-    zoom = 2.0 ** min(math.ceil(math.log2(wanted)), room)
+    room = math.floor(STEPS * math.log2(side / (longest * (1 + 2 * CONTEXT) + 1)))
+    zoom = 2.0 ** (min(math.ceil(STEPS * math.log2(wanted)), room) / STEPS)
     return zoom if zoom > whole else whole
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from rsgen.devices import memory_error
 from rsgen.errors import SetupError
@@ -88,7 +88,8 @@ class Preprocessing:
         method = Image.Resampling(self.resample)
         resized = np.asarray(Image.fromarray(np.ascontiguousarray(window)).resize(size, method))
         values = resized.astype(np.float32) * np.float32(self.factor)
-        values = (values - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = (np.array(numbers, dtype=np.float32) for numbers in (self.mean, self.std))
+        values = (values - mean) / std
         canvas = np.zeros((3, self.side, self.side), dtype=np.float32)
         canvas[:, : size[1], : size[0]] = values.transpose(2, 0, 1)
         return canvas
@@ -127,8 +128,7 @@ class SamNetwork:
         Raises:
             SetupError: files do not make such a model. OutOfMemory: it does not fit.
         """
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        _silence_transformers()
         try:
             model, said = _model_class(family).from_pretrained(
                 folder,
@@ -191,6 +191,13 @@ class SamNetwork:
                 return logits.cpu().numpy(), predicted.cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             raise (memory_error(error) or error) from error
+
+
+def _silence_transformers() -> None:
+    """Only errors, no bars: a table of unused weights or advice is not for users."""
+    logging: Any = transformers.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _model_class(family: str) -> Any:

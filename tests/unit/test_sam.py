@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
 
 
 @pytest.fixture(scope="module")
-def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SAM that was taught, in its own frame, to find bright ellipses (a few seconds)."""
-    with torch.random.fork_rng(devices=[]):
-        model = build_sam.taught(build_sam.sam_model(patch=4), steps=80)
-    yield build_sam.save_sam(tmp_path_factory.mktemp("models") / "seeing", "sam", model)
+    return build_sam.save_sam(
+        tmp_path_factory.mktemp("models") / "seeing", "sam", build_sam.seeing_sam()
+    )
 
 
 def settings(model: Path | str | None, **more: Any) -> ExtractMasksConfig:
