@@ -235,7 +235,7 @@ class Found:
     votes: int = 1
 
 
-SAMPLE_FIELDS = frozenset({"attributes", "geo", "gsd_m", "prompt", "provenance", "scores"})
+SAMPLE_FIELDS = frozenset({"attributes", "geo", "gsd_m", "prompt", "provenance", "scene", "scores"})
 
 
 def things_only(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:

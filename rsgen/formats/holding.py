@@ -38,22 +38,21 @@ SAMPLE_WORDS = {
     "geo": "positions on the ground",
     "gsd_m": "ground sampling distances",
     "prompt": "prompts",
+    "scene": "names of scenes",
     "scores": "image scores",
 }
+
+LAYOUT_FIELDS = frozenset({"gsd_m", "scene"})
 
 
 def as_held(sample: Sample, classes: ClassTable, chosen: Format) -> Sample:
     """The sample as it comes back when the format's files are read."""
     held = (chosen.holds.instance(i, sample.layout, classes) for i in sample.layout.instances)
     layout = replace(sample.layout, instances=tuple(i for i in held if i is not None))
-    if "gsd_m" not in chosen.holds.sample:
-        layout = replace(layout, gsd_m=None)
+    layout = replace(layout, **dict.fromkeys(LAYOUT_FIELDS - chosen.holds.sample))
     if chosen.holds.sample == SAMPLE_FIELDS:
         return replace(sample, layout=layout)
-    kept = {
-        name: getattr(sample, name)
-        for name in chosen.holds.sample - {"gsd_m"}  # the layout's own
-    }
+    kept = {name: getattr(sample, name) for name in chosen.holds.sample - LAYOUT_FIELDS}
     return Sample(sample.id, layout, sample.image, split=sample.split, **kept)
 
 
@@ -68,7 +67,7 @@ def losses(sample: Sample, classes: ClassTable, chosen: Format) -> Counter[str]:
         for name, words in INSTANCE_WORDS.items():
             lost[words] += bool(_is_set(instance, name) and not _is_set(kept, name))
     for name, words in SAMPLE_WORDS.items():
-        owner = sample.layout if name == "gsd_m" else sample
+        owner = sample.layout if name in LAYOUT_FIELDS else sample
         lost[words] += bool(_is_set(owner, name) and name not in chosen.holds.sample)
     return +lost
 

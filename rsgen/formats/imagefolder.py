@@ -174,7 +174,7 @@ FORMAT = Format(
     read_imagefolder,
     lambda _: ImageFolderWriter(),
     _detect,
-    Holds(_held),
+    Holds(_held, frozenset({"scene"})),
     _compare,
     leaves_out=_leaves_out,
 )
