@@ -42,7 +42,7 @@ def _line(text: str, comment: str = "") -> str:
 def _value(text: str) -> str:
     """A string as a YAML scalar in one line, quoted where it could mean something else."""
     plain = re.fullmatch(r"[\w./~-]+", text) is not None and yaml.safe_load(text) == text
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _notes(lines: Iterable[str], indent: str = "") -> str:
