@@ -45,7 +45,7 @@ from rsgen.training.setup import (
     place_weights,
     prepare_controlnet,
 )
-from rsgen.training.validation import Validator, check_reconstructions
+from rsgen.training.validation import Validator, check_reconstructions, crop_of
 
 __all__ = ["train"]
 
@@ -253,7 +253,7 @@ def _train_autoencoder(session: Session) -> RunSummary:
         edge_weight=settings.edge_weight,
     )
     samples = _validation_samples(session)
-    pictures = [session.source.read_image(s)[: session.size, : session.size] for s in samples]
+    pictures = [crop_of(session.source.read_image(s), s.layout, session.size)[0] for s in samples]
 
     def look(step: int) -> float:
         path = session.run.path / "validation" / f"step-{step:06d}.png"
@@ -382,7 +382,10 @@ def _diffusion_objective(
 
 
 def _validation_samples(session: Session) -> list[Sample]:
-    """Samples of the val split that fit, else training samples; they are looked at, not learned."""
+    """Samples of the val split that fit, else training samples; they are looked at, not learned.
+
+    Those with objects, where there are any.
+    """
     count = session.settings.validation_samples
     held = [
         s
@@ -392,6 +395,7 @@ def _validation_samples(session: Session) -> list[Sample]:
         and min(s.layout.width, s.layout.height) >= session.size
     ]
     chosen = held or session.images.samples
+    chosen = [s for s in chosen if s.layout.instances] or chosen
     places = np.linspace(0, len(chosen) - 1, min(count, len(chosen)), dtype=int)
     return [chosen[int(k)] for k in places]
 

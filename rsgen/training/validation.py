@@ -24,6 +24,9 @@ from rsgen.training.painting import paint
 __all__ = ["Validator", "check_copies", "check_reconstructions", "write_grid"]
 
 
+MOST_WINDOWS = 500  # tried an image at most
+
+
 class Validator:
     """Paints fixed layouts, writes a grid, and looks for copies of training images."""
 
@@ -42,7 +45,7 @@ class Validator:
         self.model, self.encoding, self.classes, self.views = model, encoding, classes, views
         self.size, self.seed, self.reporter = size, seed, reporter
         self.samples = list(samples)
-        crops = [top_left(source.read_image(s), s.layout, size) for s in samples]
+        crops = [crop_of(source.read_image(s), s.layout, size) for s in samples]
         self.references = [image for image, _ in crops]
         self.layouts = [layout for _, layout in crops]
 
@@ -79,12 +82,37 @@ def check_copies(
     return report
 
 
-def top_left(image: Pixels, layout: Layout, size: int) -> tuple[Pixels, Layout]:
-    """The size x size corner of an image with its layout, at its own scale."""
+def crop_of(image: Pixels, layout: Layout, size: int) -> tuple[Pixels, Layout]:
+    """The size x size window of an image that shows most objects, with its layout, unscaled."""
     if image.shape[:2] == (size, size):
         return image, layout
-    moved = move_layout(layout, similarity(), size, size)
-    return np.ascontiguousarray(image[:size, :size]), moved
+    x, y = window_of(layout, size)
+    moved = move_layout(layout, similarity(shift=(-x, -y)), size, size)
+    return np.ascontiguousarray(image[y : y + size, x : x + size]), moved
+
+
+def window_of(layout: Layout, size: int) -> tuple[int, int]:
+    """Left and top of the window that holds most objects whole; of equal ones, most of their area.
+
+    Windows are centred on objects, as far as the border lets them; the corner without any.
+    """
+    boxes = np.array(
+        [(b.x0, b.y0, b.x1, b.y1) for i in layout.instances if (b := i.bounds()) is not None]
+    )
+    if not len(boxes):
+        return 0, 0
+    most = np.array([layout.width - size, layout.height - size])
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    starts = np.clip(np.round(centres - size / 2), 0, np.maximum(most, 0))
+    best, found = (-1, -1.0), (0, 0)
+    for start in np.unique(starts, axis=0)[:: len(starts) // MOST_WINDOWS + 1]:
+        low, high = np.maximum(boxes[:, :2], start), np.minimum(boxes[:, 2:], start + size)
+        inside = np.prod(np.clip(high - low, 0, None), axis=1)
+        whole = inside >= np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - 1e-6
+        score = (int(whole.sum()), float(inside.sum()))
+        if score > best:
+            best, found = score, (int(start[0]), int(start[1]))
+    return found
 
 
 def write_grid(
