@@ -7,19 +7,50 @@ says how far a channel may be off a colour (masks that went through a lossy code
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from rsgen.errors import UsageError
 from rsgen.records import ClassTable, ObjectClass
 
-__all__ = ["BLACK", "Color", "Legend", "LegendRow", "legend_from_yaml", "legend_to_yaml"]
+__all__ = [
+    "BLACK",
+    "MASK_WORDS",
+    "Color",
+    "Legend",
+    "LegendRow",
+    "legend_from_yaml",
+    "legend_to_yaml",
+    "may_be_mask",
+    "name_words",
+]
 
 Color = tuple[int, int, int]
 LegendRow = tuple[ObjectClass, int | None, Color | None]
 BLACK: Color = (0, 0, 0)
 MAX_VALUE = 65535
+MASK_WORDS = frozenset(
+    {
+        "mask", "masks", "label", "labels", "lab", "gt", "gts", "groundtruth", "annotation",
+        "annotations", "ann", "seg", "segmentation", "segmentations", "segmentationclass",
+        "semantic", "semantics",
+    }
+)  # fmt: skip
+
+
+def name_words(name: str) -> list[str]:
+    """The lower-case words of a file's or folder's name."""
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+
+
+def may_be_mask(path: str) -> bool:
+    """Whether a folder of a posix path, or the end of its stem, says that it is a mask."""
+    parts = PurePosixPath(path)
+    words = [word for part in parts.parts[:-1] for word in name_words(part)]
+    return not MASK_WORDS.isdisjoint([*words, *name_words(parts.stem)[-1:]])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rsgen.errors import DataError
 from rsgen.hints import check_path
 from rsgen.images import IMAGE_SUFFIXES, Pixels, read_image, replace_bytes, sha256_file
+from rsgen.legend import may_be_mask
 from rsgen.records import (
     ClassTable,
     Failure,
@@ -64,11 +65,11 @@ def is_committed(out: Path) -> bool:
     return (out / "manifest.json").is_file()
 
 
-def _listing(path: Path) -> list[list[Any]]:
+def _listing(path: Path, *, labels: bool = False) -> list[list[Any]]:
     """One row a file of a raw data set, sorted; hidden ones left out.
 
-    Labels count by their bytes: a corrected digit leaves the size as it was. Images count by
-    their size, hundreds of gigabytes are not read for a hash.
+    Labels count by their bytes, masks too: a corrected digit leaves the size as it was. Images
+    count by their size, hundreds of gigabytes are not read for a hash.
     """
     if path.is_file():
         return [[path.name, path.stat().st_size, sha256_file(path)]]
@@ -78,7 +79,7 @@ def _listing(path: Path) -> list[list[Any]]:
         for name in sorted(f for f in files if not f.startswith(".")):
             full = Path(folder) / name
             row: list[Any] = [full.relative_to(path).as_posix(), full.stat().st_size]
-            if full.suffix.lower() not in IMAGE_SUFFIXES:
+            if full.suffix.lower() not in IMAGE_SUFFIXES or labels or may_be_mask(row[0]):
                 row.append(_content_hash(full, row[1]))
             rows.append(row)
     return sorted(rows)
@@ -113,7 +114,7 @@ def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef
     # Corrections are edited where they are, often in an export's folder: their bytes count.
     out = None if name == "corrections" else run_folder(path)
     if out is None:
-        rows = _listing(path)
+        rows = _listing(path, labels=name == "labels")
         listing = digest(rows)
         files = tuple(tuple(row) for row in rows)
         return InputRef(name, str(path.resolve()), listing, listing, files)

@@ -10,29 +10,19 @@ from rsgen.formats.common import Problem, ReadRequest, Tally
 from rsgen.formats.files import list_files, relative
 from rsgen.formats.pairs import Pair, Pairs, image_root, label_base
 from rsgen.images import IMAGE_SUFFIXES
+from rsgen.legend import MASK_WORDS, name_words
 
 __all__ = ["find_mask_pairs", "split_files", "unambiguous"]
 
 IMAGE_WORDS = frozenset(
     {"image", "images", "img", "imgs", "jpegimages", "rgb", "sat", "satellite", "pictures"}
 )
-MASK_WORDS = frozenset(
-    {
-        "mask", "masks", "label", "labels", "lab", "gt", "gts", "groundtruth", "annotation",
-        "annotations", "ann", "seg", "segmentation", "segmentations", "segmentationclass",
-        "semantic", "semantics",
-    }
-)  # fmt: skip
-
-
-def _words(text: str) -> list[str]:
-    return [w for w in re.split(r"[^a-z0-9]+", text.lower()) if w]
 
 
 def _folder_kind(path: Path, root: Path) -> str | None:
     """image or mask, by the nearest folder whose name says so."""
     for part in reversed(PurePosixPath(relative(path, root)).parts[:-1]):
-        words = _words(part)
+        words = name_words(part)
         if any(w in MASK_WORDS for w in words):
             return "mask"
         if any(w in IMAGE_WORDS for w in words):
@@ -56,7 +46,7 @@ def split_files(files: list[Path], root: Path) -> _Files:
     if masks:
         named = [f for f in files if kinds[f] == "image"]
         return _Files(named or [f for f in files if kinds[f] is None], masks)
-    masks = [f for f in files if (words := _words(f.stem))[-1:] and words[-1] in MASK_WORDS]
+    masks = [f for f in files if (words := name_words(f.stem))[-1:] and words[-1] in MASK_WORDS]
     taken = set(masks)
     return _Files([f for f in files if f not in taken], masks, by_stem=True)
 
@@ -64,7 +54,7 @@ def split_files(files: list[Path], root: Path) -> _Files:
 def _key(path: Path, root: Path) -> str:
     """The path without suffix and without folders that only say image or mask."""
     parts = PurePosixPath(relative(path, root)).with_suffix("").parts
-    kept = [p for p in parts[:-1] if not any(w in IMAGE_WORDS | MASK_WORDS for w in _words(p))]
+    kept = [p for p in parts[:-1] if not any(w in IMAGE_WORDS | MASK_WORDS for w in name_words(p))]
     return "/".join([*kept, parts[-1]])
 
 

@@ -23,6 +23,7 @@ from rsgen.formats.masks_write import MasksWriter, distinct_colors
 from rsgen.formats.names import LabelNames
 from rsgen.legend import Legend, legend_to_yaml
 from rsgen.records import ClassTable, Instance, ObjectClass
+from rsgen.store import input_ref
 from tests.formats_build import (
     CLASSES,
     HEIGHT,
@@ -568,3 +569,18 @@ def test_classify_returns_places_of_the_table(tmp_path: Path) -> None:
     places, stray = classify(read_mask(tmp_path / "m.png", "m", 10_000), legend())
     assert (places == drawn()).all()
     assert stray == 0
+
+
+def test_a_redrawn_mask_is_another_input(tmp_path: Path) -> None:
+    """Images count by size alone; a corrected mask of the same size was taken for done."""
+    folder = put_set(tmp_path)
+    before = input_ref("dataset", folder)
+    mask = folder / "masks/a.png"
+    data = bytearray(mask.read_bytes())
+    data[-20] ^= 1
+    mask.write_bytes(bytes(data))
+    assert input_ref("dataset", folder) != before
+    after = input_ref("dataset", folder)
+    image = folder / "images/a.png"
+    image.write_bytes(image.read_bytes()[::-1])
+    assert input_ref("dataset", folder) == after
