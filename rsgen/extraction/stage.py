@@ -198,6 +198,11 @@ class ExtractMasksStage:
             if not sources.items:  # no shard ran that would have written them
                 self._write_rows(failures_path(self._info.out, 0).name, sources.dropped)
                 self._write_rows("labels.jsonl", sources.bad_labels)
+            if run.counts.get(NO_DATA, 0) == len(sources.items) > 0:
+                raise DataError(
+                    "not one pixel of the images has data (nodata, NaN or alpha 0)",
+                    hint="look at the images, and at the nodata value that they declare",
+                )
             raise DataError(
                 "no image could be used:\n  " + "\n  ".join(failure_lines(self._info.out)),
                 hint=f"see {self._info.out / 'failures'} for what was wrong with each",
@@ -222,6 +227,13 @@ class ExtractMasksStage:
             notes.append(
                 f"{fallen / objects:.0%} of the masks are class-typical shapes, not the objects' "
                 "own: look at overlay.html before building a pool"
+            )
+        named = self._settings.backend
+        other = sum(int(row.get("classical", 0)) for row in report.rows.values()) + fallen
+        if self.uses_torch and other > MANY_FALLBACKS * objects:
+            notes.append(
+                f"{other / objects:.0%} of the masks are not by {named}, which was unsure: each "
+                "says why in overlay.html"
             )
         for note in notes:
             run.reporter.note(note)

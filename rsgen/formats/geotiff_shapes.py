@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,10 +92,10 @@ def instance_of(
     Raises:
         Problem: what `check_outlines`, `check_quad` and `check_box` find.
     """
-    marks = {mark: row.get(mark) is True for mark in MARKS}
     corners = _four_corners(geometry)
     if kind in ("box", "upright", "oriented") and corners is not None:
-        return _boxed(label, corners, kind, size, faces or row.get("front") is True, marks)
+        made, cut = _boxed(label, corners, kind, size, faces or row.get("front") is True)
+        return _marked(made, row, cut)
     parts = _rings(geometry)
     box, cut, _ = check_outlines(parts, *size)
     mask = Mask.from_polygons(parts, *size)
@@ -106,31 +107,27 @@ def instance_of(
     front = quad is not None and (faces or row.get("front") is True)
     if quad is None and not kind and corners is not None and is_rectangle(geometry):
         quad = None if _upright(corners) is not None else clockwise(corners)
-    return Instance(
-        label,
-        box,
-        quad,
-        mask,
-        heading_rad=heading_of(quad) if quad is not None and front else None,
-        origin="polygon",
-        **_marked(marks, cut),
-    )
+    heading = heading_of(quad) if quad is not None and front else None
+    made = Instance(label, box, quad, mask, heading_rad=heading, origin="polygon")
+    return _marked(made, row, cut)
 
 
 def _boxed(
-    label: str, corners: Quad, kind: str, size: tuple[int, int], faces: bool, marks: dict[str, bool]
-) -> Instance:
+    label: str, corners: Quad, kind: str, size: tuple[int, int], faces: bool
+) -> tuple[Instance, bool]:
+    """(a box or oriented box, whether it reaches out of the image)."""
     upright = None if kind == "oriented" else _upright(corners)
     if upright is not None:
         box, cut = check_box(upright, *size)
-        return Instance(label, box, **_marked(marks, cut))
+        return Instance(label, box), cut
     quad, box, cut = check_quad([c for point in corners for c in point], *size)
     heading = heading_of(quad) if faces else None
-    return Instance(label, box, quad, heading_rad=heading, **_marked(marks, cut))
+    return Instance(label, box, quad, heading_rad=heading), cut
 
 
-def _marked(marks: dict[str, bool], cut: bool) -> dict[str, bool]:
-    return {**marks, "truncated": marks["truncated"] or cut}
+def _marked(instance: Instance, row: Mapping[str, Any], cut: bool) -> Instance:
+    difficult, crowd, truncated = (row.get(mark) is True for mark in MARKS)
+    return replace(instance, difficult=difficult, iscrowd=crowd, truncated=truncated or cut)
 
 
 def _given_quad(row: Mapping[str, Any], affine: Affine, size: tuple[int, int]) -> Quad | None:

@@ -19,7 +19,7 @@ __all__ = ["RasterInfo", "driver_of", "gdal_session", "ground_gsd", "is_raster",
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-CACHE_BYTES = 192 * 2**20  # a row of 1024 x 1024 tiles over a striped scene of 20,000 x 3 bands
+CACHE_BYTES = 256 * 2**20  # a row of 1024 x 1024 tiles over a striped scene of 20,000 x 3 bands
 # A folder of 100,000 tiles is not listed for each of them; world files are found by name.
 OPTIONS = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "GDAL_CACHEMAX": CACHE_BYTES}
 EARTH_A, EARTH_E2 = 6378137.0, 0.00669437999014  # WGS 84 ellipsoid

@@ -137,6 +137,8 @@ class GeoRaster:
             for part in _chunks(window, self.info.block[0]):
                 rows = slice(part.y0 - window.y0, part.y0 - window.y0 + part.height)
                 found = self._look.read(part)
+                if self._look.stretched and not found.valid.any():
+                    continue  # black, whatever the stretch
                 values = found.values
                 if self._look.stretched:
                     values = stretch(values, self._limits)

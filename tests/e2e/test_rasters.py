@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 from rasterio.crs import CRS
@@ -152,6 +153,16 @@ def test_a_damaged_scene_is_a_failure_row(cli: CommandLine, tmp_path: Path) -> N
     assert failure.item == "b.tif" and "damaged raster" in failure.message
 
 
+def test_nothing_but_nodata_is_exit_3(cli: CommandLine, tmp_path: Path) -> None:
+    """Catches an empty run that is committed, and a hint at failures of which there are none."""
+    bands = np.zeros((1, 600, 600), np.float32)
+    put_raster(tmp_path / "data/a.tif", bands, nodata=0)
+    ring = on_map(box_ring(10, 10, 100, 20))
+    put_geojson(tmp_path / "data/a.geojson", [feature(ring, label="road")])
+    done = cli("extract-masks", tmp_path / "data", "--out", tmp_path / "o", "--tile", 256)
+    assert done.code == 3 and "not one pixel" in done.err, done
+
+
 def test_a_geopackage_without_the_extra_is_exit_4(cli: CommandLine, tmp_path: Path) -> None:
     data, hidden = tmp_path / "data", tmp_path / "hidden"
     put_raster(data / "a.tif", noise(3, 64, 64))
@@ -170,12 +181,12 @@ print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 
 
 def test_a_large_scene_is_tiled_in_little_memory(cli: CommandLine, tmp_path: Path) -> None:
-    """Catches whole scenes decoded for each tile, or for the first: 10,000 x 10,000 x 3 uint16
-    are 600 MB. Most of the file is sparse: tiles without data are dropped unwritten."""
+    """Catches whole scenes decoded for each tile, or for the first: 12,000 x 12,000 x 3 uint16
+    are 864 MB. Most of the file is sparse: tiles without data are dropped unwritten."""
     data = tmp_path / "data"
     data.mkdir()
     with rasterio.open(
-        data / "a.tif", "w", driver="GTiff", width=10_000, height=10_000, count=3,
+        data / "a.tif", "w", driver="GTiff", width=12_000, height=12_000, count=3,
         dtype="uint16", tiled=True, blockxsize=512, blockysize=512, SPARSE_OK=True,
         compress="deflate", crs=UTM, transform=NORTH_UP, nodata=0,
     ) as file:  # fmt: skip
@@ -193,4 +204,4 @@ def test_a_large_scene_is_tiled_in_little_memory(cli: CommandLine, tmp_path: Pat
     run = open_samples(tmp_path / "out")
     assert 1 <= len(run) <= 4, "tiles that hold data"
     assert sum(len(s.layout.instances) for s in run) >= 1
-    assert peak_mb < 450, f"{peak_mb} MB"
+    assert peak_mb < 600, f"{peak_mb} MB"
