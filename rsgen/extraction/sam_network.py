@@ -46,17 +46,21 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     @classmethod
-    def read(cls, folder: Path, side: int) -> Preprocessing:
+    def read(cls, folder: Path, side: int, keep_aspect: bool) -> Preprocessing:
         """From preprocessor_config.json or processor_config.json; defaults where both lack.
+
+        `keep_aspect`: what the family does, where the files do not say.
 
         Raises:
             SetupError: unreadable, or made for another input size than the network's `side`.
         """
         data = _processor_json(folder)
         size = data.get("size") or {}
-        keep_aspect = "longest_edge" in size if size else bool(data.get("do_pad", True))
-        wanted = size.get("longest_edge") or size.get("height") or side
-        if wanted != side or size.get("width", side) != side:
+        if not isinstance(size, dict):  # an older file: one number
+            size = {"longest_edge" if keep_aspect else "height": size}
+        given = {edge: int(number) for edge, number in size.items() if number}
+        keep_aspect = "longest_edge" in given if given else keep_aspect
+        if any(given.get(edge, side) != side for edge in ("longest_edge", "height", "width")):
             raise SetupError(
                 f"{folder}: its preprocessor makes {size}, the network takes {side} x {side}",
                 hint="the folder mixes files of two models: download it again",
@@ -152,7 +156,7 @@ class SamNetwork:
                 hint="download the folder again",
             )
         side = int(model.prompt_encoder.input_image_size)
-        return cls(model, Preprocessing.read(folder, side), device, dtype)
+        return cls(model, Preprocessing.read(folder, side, family == "sam"), device, dtype)
 
     def encode(self, image: Pixels, view: View) -> Any:
         """Embeddings of one window, for `decode`.

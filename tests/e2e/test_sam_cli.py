@@ -100,6 +100,7 @@ def test_sam2_runs_from_a_folder(
     out = tmp_path / "out"
     done = cli_here("extract-masks", dataset, "--backend", "sam", "--model", folder, "--out", out)
     assert done.code == 0, done
+    assert "of the masks are not by sam" in (done.out + done.err).replace("\n", " ")
     reasons = [i.reasons for s in open_samples(out) for i in s.layout.instances]
     assert len(reasons) == 9
     assert all(not r or r[0].startswith("sam: ") for r in reasons)

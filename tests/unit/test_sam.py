@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from rsgen.config import load_config
-from rsgen.errors import RsgenError, SetupError, UsageError
+from rsgen.errors import OutOfMemory, RsgenError, SetupError, UsageError
 from rsgen.execution import run_stage
 from rsgen.extraction import backends
 from rsgen.extraction.backends import BackendSetup, check_backend, open_backend
@@ -138,10 +138,33 @@ def test_preprocessing_is_read_from_the_folder(tmp_path: Path, name: str, wrappe
         "resample": 3,
     }
     (tmp_path / name).write_text(json.dumps({"image_processor": data} if wrapped else data))
-    found = Preprocessing.read(tmp_path, 48)
+    found = Preprocessing.read(tmp_path, 48, keep_aspect=True)
     assert found == Preprocessing(48, False, 3, 1 / 255, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     with pytest.raises(SetupError, match="takes 64 x 64"):
-        Preprocessing.read(tmp_path, 64)
+        Preprocessing.read(tmp_path, 64, keep_aspect=True)
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False], ids=["sam", "sam2"])
+@pytest.mark.parametrize(
+    "size",
+    [None, 48, {"height": None, "width": None, "longest_edge": None}],
+    ids=["none", "number", "nulls"],
+)
+def test_sizes_that_say_little_leave_it_to_the_family(
+    tmp_path: Path, size: object, keep_aspect: bool
+) -> None:
+    """A null longest_edge is no longest edge: SAM 2 would be padded instead of squashed."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
+    found = Preprocessing.read(tmp_path, 48, keep_aspect)
+    assert found == Preprocessing(48, keep_aspect)
+
+
+def test_what_transformers_writes_is_read(tmp_path: Path) -> None:
+    from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+    SamImageProcessorPil(image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    found = Preprocessing.read(tmp_path, 1024, keep_aspect=False)
+    assert found == Preprocessing(1024, True, mean=(0.1, 0.2, 0.3))
 
 
 # ---------------------------------------------------------------- prompts
@@ -293,6 +316,24 @@ def test_a_window_is_encoded_once_and_boxes_go_in_batches(
     assert [len(boxes) for boxes in calls["decode"]] == [3, 3, 1, 7]
     assert len(calls["encode"]) == 2
     assert [i.mask for i in results[0]] == [i.mask for i in results[1]]
+
+
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_too_little_memory_is_told_as_such(
+    folders: dict[Family, Path], step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver answers with smaller batches; a bare RuntimeError would be a failure row."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend = opened(folders["sam"])
+    model = backend._network._model
+    target = model.vision_encoder if step == "encode" else model.mask_decoder
+    monkeypatch.setattr(target, "forward", full)
+    image, _, known = ships((64, 64), [(30, 30, 12, 7, 0.3)])
+    with pytest.raises(OutOfMemory):
+        backend.annotate(image, known, CLASSES)
 
 
 # ---------------------------------------------------------------- models that will not do
