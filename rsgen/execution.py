@@ -210,7 +210,7 @@ def _compute(job: Job, info: RunInfo, started: float) -> RunSummary:
     indices = _missing(info, mine)
     done = run_shards(info, indices, job, reporter)
     if job.slice_of is None:
-        summary = _finish(info, stage_started=started, reporter=reporter)
+        summary = _finish(info, made=done, stage_started=started, reporter=reporter)
     else:
         summary = RunSummary(
             job.command,
@@ -303,7 +303,7 @@ def _attempted(info: RunInfo, tallies: Sequence[PartCounts]) -> int:
 # ---------------------------------------------------------------- commit
 
 
-def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSummary:
+def _finish(info: RunInfo, *, made: int, stage_started: float, reporter: Reporter) -> RunSummary:
     assert info.plan is not None
     parts: list[dict[str, Any]] = []
     tallies: list[PartCounts] = []
@@ -349,7 +349,7 @@ def _finish(info: RunInfo, *, stage_started: float, reporter: Reporter) -> RunSu
         out=str(info.out),
         status="done" if finish.exit_code == 0 else "gate-missed",
         counts=totals,
-        rates={"samples a second": round(rows / seconds, 2)} if seconds > 0 else {},
+        rates={"items a second": round(made / seconds, 2)} if seconds > 0 and made else {},
         tables={name: dict(table) for name, table in finish.tables.items()},
         artifacts={name: str(path) for name, path in finish.artifacts.items()},
         notes=tuple(finish.notes),

@@ -1,4 +1,4 @@
-"""Near names for what was probably meant."""
+"""Words for messages: near names for what was probably meant, and counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["check_path", "near_name"]
+__all__ = ["check_path", "counted", "near_name"]
 
 SHOWN = 5
 
@@ -16,6 +16,11 @@ def near_name(word: str, known: Iterable[str], cutoff: float = 0.5) -> str | Non
     found = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), list(found), n=1, cutoff=cutoff)
     return found[close[0]] if close else None
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 class`, `2 classes`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def check_path(path: Path) -> str:

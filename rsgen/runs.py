@@ -407,7 +407,7 @@ def stored_summary(out: Path, status: str) -> RunSummary:
         out=str(out),
         status=status,
         counts=row.get("counts", manifest["counts"]),
-        rates=row.get("rates", {}),
+        rates={k: v for k, v in row.get("rates", {}).items() if not k.endswith(" a second")},
         tables=row.get("tables", {}),
         artifacts={
             name: str(out / Path(path)) for name, path in manifest["artifact_names"].items()

@@ -345,8 +345,6 @@ def _commit(session: _Session, reports: dict[Role, dict[str, Any]]) -> RunSummar
             notes.append(f"{name} was measured on {report['images']} images: figures are rough")
         if report["measured on"] != "val":
             notes.append(f"{name} was measured on {report['measured on']}")
-    for note in notes:
-        run.reporter.note(note)
     counts = {
         "judges": len(reports),
         "steps": session.plan.count,

@@ -382,8 +382,6 @@ def _commit(run: ProgramRun, dataset: Path) -> RunSummary:
     artifacts = {"dataset": dataset, "card": dataset / "README.md"}
     for name in report["formats"]:
         artifacts[name] = dataset / name
-    for note in report["notes"]:
-        run.reporter.note(note)
     return run.commit(
         counts=report["counts"],
         artifacts=artifacts,

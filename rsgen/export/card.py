@@ -12,6 +12,7 @@ import yaml
 
 from rsgen.config import Config, section_name
 from rsgen.export.selection import ancestry
+from rsgen.hints import counted
 from rsgen.registry import resolve
 from rsgen.request import COUNT_KEYS, RunInfo, request_keys
 from rsgen.store import SampleRun, is_model_name, run_folder
@@ -109,7 +110,8 @@ def dataset_card(
         "# Data set card",
         "",
         f"{total} images ({total - synthetic} real, {synthetic} synthetic), "
-        f"{sum(sum(row.values()) for row in objects.values())} objects of {len(objects)} classes. "
+        f"{counted(sum(sum(row.values()) for row in objects.values()), 'object')} of "
+        f"{counted(len(objects), 'class', 'classes')}. "
         "Written by rsgen, read back and compared before it was published.",
         "",
         "Synthetic images were painted by a diffusion model over given labels: the labels were "

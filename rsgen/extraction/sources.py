@@ -15,6 +15,7 @@ from rsgen.formats import Dataset, read_dataset
 from rsgen.formats.class_map import ClassMap, rename_notes, unused_notes
 from rsgen.formats.names import LabelNames, paint_order
 from rsgen.formats.tiling import Window, needs_tiling, plan_tiles, tile_id
+from rsgen.hints import counted
 from rsgen.legend import Legend, LegendRow
 from rsgen.records import (
     INCOMPLETE,
@@ -163,7 +164,7 @@ def _lost_notes(samples: Sequence[Sample]) -> list[str]:
     if not lost:
         return []
     return [
-        f"{lost} images lost some of their labels on reading (attribute {INCOMPLETE}): "
+        f"{counted(lost, 'image')} lost some of the labels on reading (attribute {INCOMPLETE}): "
         "train leaves out those that lost more than train.max_lost_labels"
     ]
 

@@ -235,8 +235,6 @@ class ExtractMasksStage:
                 f"{other / objects:.0%} of the masks are not by {named}, which was unsure: each "
                 "says why in overlay.html"
             )
-        for note in notes:
-            run.reporter.note(note)
         return Finish(artifacts, {f"masks: {k}": v for k, v in report.rows.items()}, notes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rsgen.errors import UsageError
-from rsgen.hints import near_name
+from rsgen.hints import counted, near_name
 from rsgen.records import ClassTable, normal_name
 
 __all__ = ["ClassMap", "rename_notes", "unused_notes"]
@@ -68,4 +68,5 @@ def rename_notes(maps: Iterable[ClassMap], classes: ClassTable) -> list[str]:
         return []
     shown = [f"{a} -> {b} ({count}, {how})" for (a, b, how), count in sorted(rows.items())]
     more = ", ..." if len(shown) > SHOWN else ""
-    return [f"{sum(rows.values())} labels were renamed: {', '.join(shown[:SHOWN])}{more}"]
+    renamed = counted(sum(rows.values()), "label")
+    return [f"{renamed} renamed: {', '.join(shown[:SHOWN])}{more}"]

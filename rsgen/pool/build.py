@@ -255,8 +255,6 @@ def _commit(
         f"fewer than {FEW_SHAPES} effective shapes, so generated objects will look alike: "
         + ", ".join(few)
     ] * bool(few)
-    for note in notes:
-        run.reporter.note(note, "warning")
     ordered = {
         "instances": counts["instances"],
         "masks": len(pool),

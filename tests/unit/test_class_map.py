@@ -76,9 +76,7 @@ def test_a_name_in_one_of_two_sets_is_enough(tmp_path: Path) -> None:
     second = coco(tmp_path / "b", ["boat", "tank"], [1])
     done = extract(tmp_path / "out", first, second, class_map={"Airplane": "plane", "tank": "t"})
     assert not notes_on(done, "nowhere"), "declared without a label counts as known"
-    assert notes_on(done, "renamed") == [
-        "1 labels were renamed: airplane -> plane (1, --class-map)"
-    ]
+    assert notes_on(done, "renamed") == ["1 label renamed: airplane -> plane (1, --class-map)"]
 
 
 def test_made_up_yolo_names_are_mapped_by_their_index(tmp_path: Path) -> None:
@@ -93,9 +91,7 @@ def test_made_up_yolo_names_are_mapped_by_their_index(tmp_path: Path) -> None:
 def test_a_run_is_mapped_by_its_names_and_aliases(tmp_path: Path) -> None:
     run = build.sample_run(tmp_path / "in", [build.sample("s")])
     done = extract(tmp_path / "out", run.path, class_map={"airplane": "aircraft"})
-    assert notes_on(done, "renamed") == [
-        "1 labels were renamed: plane -> aircraft (1, --class-map)"
-    ]
+    assert notes_on(done, "renamed") == ["1 label renamed: plane -> aircraft (1, --class-map)"]
     with pytest.raises(UsageError, match="car occurs nowhere"):
         extract(tmp_path / "out2", run.path, class_map={"car": "vehicle"})
 
@@ -112,7 +108,7 @@ def test_labels_renamed_by_an_alias_are_counted(tmp_path: Path) -> None:
         class_map={"airliner": "plane"},
     )
     assert notes_on(done, "renamed") == [
-        "3 labels were renamed: airliner -> plane (1, --class-map), "
+        "3 labels renamed: airliner -> plane (1, --class-map), "
         "boat -> ship (2, alias of the class table)"
     ]
 
@@ -201,5 +197,5 @@ def test_extraction_keeps_and_counts_them(tmp_path: Path) -> None:
     root = dota(tmp_path / "set", a=GOOD.format("ship") + BAD["not finite"], b=GOOD.format("ship"))
     done = extract(tmp_path / "out", root)
     assert done.counts["samples"] == 2
-    assert notes_on(done, "1 images lost some of their labels")
+    assert notes_on(done, "1 image lost some of the labels")
     assert sorted(lost_share(s) for s in open_samples(tmp_path / "out")) == [0, 0.5]

@@ -266,6 +266,15 @@ def test_out_of_memory_with_one_item_gives_up(tmp_path: Path) -> None:
     assert isinstance(error, SetupError) and "batch size 1" in error.message
 
 
+def test_a_rate_is_of_what_was_made_by_this_line(tmp_path: Path) -> None:
+    """Catches an old speed shown as new by a no-op, and all items counted for an extension."""
+    first = run_stage(job(tmp_path / "o", 10))
+    assert first.rates["items a second"] == pytest.approx(10 / first.seconds, rel=0.5)
+    assert run_stage(job(tmp_path / "o", 10)).rates == {}
+    more = run_stage(job(tmp_path / "o", 11))
+    assert more.rates["items a second"] == pytest.approx(1 / more.seconds, rel=0.5)
+
+
 def test_dry_run_writes_nothing_and_tells_the_plan(tmp_path: Path) -> None:
     summary = run_stage(replace(job(tmp_path / "o"), dry_run=True))
     assert summary.status == "dry-run" and not (tmp_path / "o").exists()

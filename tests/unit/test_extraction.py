@@ -290,6 +290,8 @@ def test_stage_on_a_folder(tmp_path: Path) -> None:
     assert run.read_image(samples[0]).shape == (96, 96, 3)
     assert (tmp_path / "out" / "overlay.html").read_text().count("<figure>") == 10
     assert any(note.startswith("splits (drawn 80/10/10") for note in summary.notes)
+    events = (tmp_path / "out" / "events.jsonl").read_text()
+    assert "splits (drawn" not in events, "the summary says it; said before it would be twice"
 
 
 def test_stage_counts_bad_images_and_labels(tmp_path: Path) -> None:
