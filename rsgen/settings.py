@@ -10,6 +10,7 @@ __all__ = [
     "BuildMaskPoolConfig",
     "ClassEntry",
     "Config",
+    "EvaluateConfig",
     "ExecutionConfig",
     "ExportConfig",
     "ExtractMasksConfig",
@@ -249,7 +250,11 @@ class GenerateConfig(Section):
     condition: Literal["binary", "index", "classes"] | None = Field(
         None, description="encoding, for checkpoints without rsgen.json"
     )
-    classes: str | None = Field(None, description="class list, for checkpoints without rsgen.json")
+    classes: str | None = Field(
+        None,
+        description="class list, for checkpoints without rsgen.json; the legend of layouts that "
+        "are semantic masks",
+    )
     save_conditions: bool = Field(False, description="write a palette PNG beside each image")
 
 
@@ -283,6 +288,26 @@ class FilterConfig(Section):
     fail_under: Rate | None = Field(None, description="exit 7 when fewer are kept (a share)")
     rescore: Literal["all", "none"] = Field(
         "all", description="none: only apply new thresholds to the scores of a filter run"
+    )
+
+
+METRICS = ("layout", "fidelity", "classification", "shape", "suspicion", "copies")
+
+
+class EvaluateConfig(Section):
+    """Generated images against held real ones."""
+
+    metrics: tuple[str, ...] = Field(
+        METRICS, description="what to measure (downstream is asked for by name: it trains)"
+    )
+    features: str = Field(
+        "judge", description="feature network of distances: judge, or a CLIP or Inception model"
+    )
+    force_judge: bool = Field(False, description="measure with a judge made for rewards")
+    downstream_steps: int = Field(400, ge=1, description="training steps of a downstream cell")
+    downstream_seeds: int = Field(3, ge=1, description="repetitions of a downstream cell")
+    downstream_ratios: tuple[float, ...] = Field(
+        (0.5, 1.0), description="synthetic images a real one in downstream cells"
     )
 
 
@@ -322,4 +347,5 @@ class Config(Section):
     train_judge: TrainJudgeConfig = TrainJudgeConfig()
     generate: GenerateConfig = GenerateConfig()
     filter: FilterConfig = FilterConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     export: ExportConfig = ExportConfig()

@@ -51,9 +51,15 @@ SAMPLE_STAGES = frozenset({"scenes", "extract-masks", "generate", "filter"})
 
 
 def run_folder(path: Path) -> Path | None:
-    """OUT for OUT itself or for a thing inside it; None where there is no run."""
+    """OUT for OUT itself or for a thing inside it; None where there is no run.
+
+    What an export has put into OUT/dataset/FORMAT is labels of that format, no run.
+    """
     path = path.absolute()
     for folder in (path, *list(path.parents)[:4]):
+        inside = path.relative_to(folder).parts
+        if len(inside) > 1 and inside[0] == "dataset":
+            return None
         record = folder / "run.json"
         # A pipeline's folder has a run.json too; only a command's names its fingerprint.
         if record.is_file() and '"fingerprint"' in record.read_text(encoding="utf-8"):

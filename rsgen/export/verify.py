@@ -36,7 +36,7 @@ def check_format(
     chosen: Format = resolve("formats", name)
     found = None
     if chosen.read is not None:
-        dataset = read_dataset(folder, format=name, classes=classes)
+        dataset = read_dataset(folder, format=name, classes=classes, min_area_px=1)
         if dataset.failures:
             raise _failed(
                 name,

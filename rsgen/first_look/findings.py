@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rsgen.classes import load_class_table
+from rsgen.classes import load_class_table, load_legend
 from rsgen.errors import DataError
 from rsgen.first_look.known import known_class, length_m
 from rsgen.formats import Dataset, read_dataset
@@ -107,6 +107,7 @@ def examine(request: Request) -> Findings:
         classes=table,
         class_map=request.class_map,
         gsd_m=request.gsd_m,
+        legend=None if request.classes is None else load_legend(request.classes),
     )
     samples = dataset.records
     if not samples:

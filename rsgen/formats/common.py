@@ -92,7 +92,7 @@ class ReadRequest:
     size: tuple[int, int] | None = None
     max_pixels: int = MAX_PIXELS
     legend: Legend | None = None
-    min_area_px: int = 1
+    min_area_px: int = 16
     label_key: str | None = None
     label_name: str | None = None
     voc_base: Literal["auto", 0, 1] = "auto"

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rsgen.classes import united
+from rsgen.classes import load_legend, united
 from rsgen.errors import DataError, UsageError
 from rsgen.generation.matching import PoolScenes
 from rsgen.geometry import similarity
@@ -188,7 +188,13 @@ class GivenLayouts:
         from rsgen.formats import read_dataset
 
         canvas = (self._settings.size, self._settings.size) if self._settings.size else None
-        found = read_dataset(path, require_images=False, size=canvas)
+        named = self._settings.classes
+        found = read_dataset(
+            path,
+            require_images=False,
+            size=canvas,
+            legend=None if named is None else load_legend(named),
+        )
         self._failures += len(found.failures)
         return found.classes, found.records
 
