@@ -153,7 +153,7 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
     if staging.exists():
         shutil.rmtree(staging)  # ours: an export of this request that was stopped
     total = len(plan.selection.items)
-    run.reporter.stage("export", total * 2, "image")
+    run.reporter.stage("export", total, "image")
     writer = _Writer(plan, staging)
     try:
         for item, sample in _samples(plan):
@@ -329,17 +329,19 @@ def as_written(
 def _verify(run: ProgramRun, plan: _Plan, staging: Path, writer: _Writer) -> Counter[str]:
     """Compare every format with the samples; returns objects by class."""
     objects: Counter[str] = Counter()
+    images = len(plan.selection.items) * len(plan.settings.format)
+    run.reporter.stage("reading back", images, "image")
 
     def expected() -> Iterator[Expected]:
         for item, sample in _samples(plan):
+            run.reporter.advance()
+            run.check_stop()
             written, _ = as_written(sample, item, plan.classes, plan.settings)
             yield writer.file_names[item], item.split or "train", written
 
     for number, name in enumerate(plan.settings.format):
         found = check_format(staging / name, name, plan.classes, expected(), set(plan.splits))
         objects = found if number == 0 else objects
-        run.check_stop()
-    run.reporter.advance(len(plan.selection.items))
     return objects
 
 

@@ -27,7 +27,7 @@ from rsgen.formats import read_dataset
 from rsgen.images import png_text, sha256_file, write_png
 from rsgen.records import ClassTable, ObjectClass, Provenance, Sample
 from rsgen.registry import resolve
-from rsgen.reporting import RunSummary
+from rsgen.reporting import NullReporter, RunSummary
 from rsgen.request import InputRef, request_fingerprint, request_keys
 from rsgen.runs import Control, Job, run_json_bytes, start_program
 from rsgen.store import RunInfo, input_ref, open_samples
@@ -517,6 +517,24 @@ def test_reading_back_finds_damage(tmp_path: Path, kind: str) -> None:
     damage(folder, kind)
     with pytest.raises(DataError, match="export check of dota"):
         check_format(folder, "dota", CLASSES, expected, {"train"})
+
+
+def test_progress_counts_images_as_they_are(tmp_path: Path) -> None:
+    """Catches twice as many images as there are, and read-back that stands still."""
+    seen: list[tuple[str, int | None, int]] = []
+
+    class Watcher(NullReporter):
+        def stage(self, name: str, total: int | None, unit: str = "item") -> None:
+            seen.append((name, total, 0))
+
+        def advance(self, count: int = 1) -> None:
+            name, total, done = seen[-1]
+            seen[-1] = (name, total, done + count)
+
+    run = build(tmp_path / "run", real(3))
+    settings = config(**{"export.format": ["coco", "yolo"]})
+    export(Job("export", settings, tmp_path / "set", {"run": [run]}, reporter=Watcher()))
+    assert seen == [("export", 3, 3), ("reading back", 6, 6)]
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
