@@ -108,8 +108,9 @@ def choose(logits: Grid, predicted: Grid, frame: Frame, view: View) -> Choice:
     outline = fill_polygon([frame.outline - (x0, y0)], y1 - y0, x1 - x0)
     if not outline.any():
         return Choice(None, 0.0, "the label holds no pixel's centre")
+    axes = _label_axes(frame, area)
     tried = [
-        _candidate(grid, float(iou), frame, view, area, outline)
+        _candidate(grid, float(iou), (frame, axes), view, area, outline)
         for grid, iou in zip(logits, predicted, strict=True)
     ]
     return max(tried, key=lambda choice: choice.score)
@@ -128,14 +129,14 @@ def _area(frame: Frame, view: View) -> tuple[int, int, int, int]:
 def _candidate(
     grid: Grid,
     predicted: float,
-    frame: Frame,
+    label: tuple[Frame, tuple[Array, Array]],
     view: View,
     area: tuple[int, int, int, int],
     outline: Bools,
 ) -> Choice:
     if not (math.isfinite(predicted) and np.isfinite(grid).all()):
         return Choice(None, 0.0, "the network gave numbers that are not finite")
-    u, v = _label_axes(frame, area)
+    frame, (u, v) = label
     cut = (placed(grid, view, area) > 0) & outline
     hard = _cleaned(cut, outline & (np.abs(u - 0.5) < CORE) & (np.abs(v - 0.5) < CORE)) & outline
     if not hard.any():

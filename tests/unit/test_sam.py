@@ -318,6 +318,35 @@ def test_a_window_is_encoded_once_and_boxes_go_in_batches(
     assert [i.mask for i in results[0]] == [i.mask for i in results[1]]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_label_gets_a_mask_within_itself_and_the_image(
+    folders: dict[Family, Path], family: Family
+) -> None:
+    """Dots, giants, labels across the border, all at once and overlapping."""
+    rng = np.random.default_rng(7)
+    known = []
+    for k in range(60):
+        cx, cy = rng.uniform(-10, 210), rng.uniform(-10, 160)
+        w, h = np.exp(rng.uniform(np.log(0.4), np.log(250), 2))
+        quad = rotated_box_to_quad(RotatedBox(cx, cy, float(w), float(h), rng.uniform(-3, 3)))
+        known.append(Instance("ship", quad=quad, box=bounds(np.asarray(quad))))
+        if k % 2:
+            known[-1] = Instance("ship", box=known[-1].box)
+    image = rng.integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    made = opened(folders[family]).annotate(image, known, CLASSES)
+    assert len(made) == len(known)
+    for before, after in zip(known, made, strict=True):
+        if after.mask is None:
+            assert after.reasons
+            continue
+        assert 0 <= after.scores["mask"] <= 1
+        inside, around = after.mask.box, before.bounds()
+        assert around is not None
+        assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= 200 and inside.y1 <= 150
+        assert inside.x0 > around.x0 - 1 and inside.y1 < around.y1 + 1
+        assert inside.y0 > around.y0 - 1 and inside.x1 < around.x1 + 1
+
+
 @pytest.mark.parametrize("step", ["encode", "decode"])
 def test_too_little_memory_is_told_as_such(
     folders: dict[Family, Path], step: str, monkeypatch: pytest.MonkeyPatch
