@@ -33,6 +33,7 @@ CLASS_KEYS = (
     "typeid", "classid", "categoryid", "labelid",
 )  # fmt: skip
 HEAD_BYTES = 1 << 16
+FARTHEST = 1e12  # no CRS has such coordinates, and their products stay finite
 GENERAL = 0.9  # streets and churches have a `name` too, but not all of them
 Geometries = npt.NDArray[np.object_]
 
@@ -114,7 +115,7 @@ def _geojson(path: Path, name: str) -> VectorLayer:
         except Problem as problem:
             problems.append((index, problem))
     gsd_m = data.get("gsd_m")
-    usable = isinstance(gsd_m, float | int) and math.isfinite(gsd_m) and gsd_m > 0
+    usable = isinstance(gsd_m, float | int) and 0 < gsd_m < FARTHEST
     return VectorLayer(
         name, path, properties, geometries, crs, guessed, float(gsd_m) if usable else None, problems
     )
@@ -179,8 +180,9 @@ def _area(geometry: Any) -> Any:
             "NoArea", f"a {geometry.geom_type} has no area", "draw the object's outline or box"
         )
     flat = shapely.force_2d(geometry)
-    if not np.isfinite(shapely.get_coordinates(flat)).all():
-        raise Problem("NotFinite", "a coordinate is not finite", "draw it anew")
+    points = shapely.get_coordinates(flat)
+    if not (np.abs(points) < FARTHEST).all():
+        raise Problem("NotFinite", "a coordinate is not finite, or beyond any map", "draw it anew")
     return flat
 
 
