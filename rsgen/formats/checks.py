@@ -44,6 +44,7 @@ __all__ = [
     "whole_pixels",
 ]
 
+LARGEST = 1e12  # beyond any image; areas of larger coordinates overflow
 SLACK_PX = 1.0  # annotators overshoot the border by a pixel; that is no truncation
 LOOP_SHARE = 0.1  # a polygon whose loops hold more than this share of it is unusable
 
@@ -58,19 +59,23 @@ def raster_session() -> Iterator[None]:
 
 
 def number(value: Any, what: str) -> float:
-    """A finite float from JSON or text.
+    """A finite float from JSON or text, at most 1e12 away from 0.
 
     Raises:
-        Problem: NotANumber or NotFinite.
+        Problem: NotANumber, NotFinite or TooLarge.
     """
     try:
         if isinstance(value, bool):
             raise ValueError
         result = float(value)
-    except (TypeError, ValueError) as error:
-        raise Problem("NotANumber", f"{what} is {value!r}", "write a number there") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Problem(
+            "NotANumber", f"{what} is {str(value)[:80]!r}", "write a number there"
+        ) from error
     if not math.isfinite(result):
         raise Problem("NotFinite", f"{what} is {value!r}", "write a finite number there")
+    if abs(result) > LARGEST:
+        raise Problem("TooLarge", f"{what} is {value!r}", "write a number of pixels there")
     return result
 
 

@@ -25,6 +25,7 @@ FAILURES = [
     ("dota", "three-coordinates", "FieldCount", "labelTxt/a.txt:2", 1, 1),
     ("dota", "not-finite", "NotFinite", "labelTxt/a.txt:2", 1, 1),
     ("dota", "infinite", "NotFinite", "labelTxt/a.txt:2", 1, 1),
+    ("dota", "too-large", "TooLarge", "labelTxt/a.txt:2", 1, 1),
     ("dota", "zero-area", "ZeroArea", "labelTxt/a.txt:2", 1, 1),
     ("dota", "zero-area-oblique", "ZeroArea", "labelTxt/a.txt:2", 1, 1),
     ("dota", "self-crossing", "SelfCrossing", "labelTxt/a.txt:2", 1, 1),
@@ -102,6 +103,7 @@ FAILURES = [
     ("voc", "word-for-number", "NotANumber", "Annotations/a.xml:9 object 2", 1, 1),
     ("voc", "not-finite", "NotFinite", "Annotations/a.xml:9 object 2", 1, 1),
     ("voc", "infinite", "NotFinite", "Annotations/a.xml:9 object 2", 1, 1),
+    ("voc", "too-large", "TooLarge", "Annotations/a.xml:9 object 2", 1, 1),
     ("voc", "zero-area", "ZeroArea", "Annotations/a.xml:9 object 2", 1, 1),
     ("voc", "outside-image", "OutsideImage", "Annotations/a.xml:9 object 2", 1, 1),
     ("voc", "missing-image", "MissingImage", "Annotations/b.xml", 1, 1),
@@ -181,6 +183,7 @@ REFUSED = [
     ("coco", "duplicate-category", "two categories have the id 1", "own id"),
     ("coco", "cut-short", "instances_train.json:", "cut short"),
     ("jsonl", "empty-set", "empty jsonl dataset", "--images"),
+    ("voc", "metadata-alone", "empty voc dataset", "--images"),
     ("voc", "metadata-alone", "empty voc dataset", "--images"),
 ]
 
