@@ -49,7 +49,10 @@ def as_held(sample: Sample, classes: ClassTable, chosen: Format) -> Sample:
     """The sample as it comes back when the format's files are read."""
     held = (chosen.holds.instance(i, sample.layout, classes) for i in sample.layout.instances)
     layout = replace(sample.layout, instances=tuple(i for i in held if i is not None))
-    layout = replace(layout, **dict.fromkeys(LAYOUT_FIELDS - chosen.holds.sample))
+    if "gsd_m" not in chosen.holds.sample:
+        layout = replace(layout, gsd_m=None)
+    if "scene" not in chosen.holds.sample:
+        layout = replace(layout, scene=None)
     if chosen.holds.sample == SAMPLE_FIELDS:
         return replace(sample, layout=layout)
     kept = {name: getattr(sample, name) for name in chosen.holds.sample - LAYOUT_FIELDS}

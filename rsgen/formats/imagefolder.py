@@ -120,7 +120,7 @@ class ImageFolderWriter:
         self._objects += len(sample.layout.instances)
 
     def close(self) -> WriteReport:
-        notes = ()
+        notes: tuple[str, ...] = ()
         if self._objects:
             notes = (f"{self._objects} objects are not kept, only the class folder of their image",)
         return WriteReport(self._splits, self._images, 0, {}, notes)

@@ -102,7 +102,7 @@ def header_mode(path: Path) -> str | None:
 
 
 def _pixels(image: Image.Image) -> MaskPixels:
-    raw = next((str(tile[3]) for tile in image.tile), "")
+    raw = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")
     if image.format in LOSSY:
         raise Problem(
             "LossyMask",

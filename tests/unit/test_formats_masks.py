@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _with_alpha(values: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.dstack([rgb, alpha]))
 
 
-KINDS = {
+KINDS: dict[str, Callable[[npt.NDArray[np.uint8]], Image.Image]] = {
     "index": lambda v: Image.fromarray(v),
     "index, 16 bits": lambda v: Image.fromarray(v.astype(np.uint16)),
     "index, 32 bits": lambda v: Image.fromarray(v.astype(np.int32)),
@@ -413,7 +414,8 @@ def test_the_folders_own_legend_goes_first(tmp_path: Path) -> None:
 def test_class_tables_have_legends(name: str, key: Any, expected: str) -> None:
     found = load_legend(name)
     assert found is not None
-    assert (found.values | found.colors)[key] == expected
+    names: dict[Any, str] = {**found.values, **found.colors}
+    assert names[key] == expected
     assert found.table == load_class_table(name)
 
 

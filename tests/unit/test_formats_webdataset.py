@@ -55,7 +55,7 @@ def test_shards_hold_whole_samples(tmp_path: Path) -> None:
     report = build(tmp_path / "set")
     names = ["train-000000.tar", "train-000001.tar", "val-000000.tar"]
     assert report.files == ("classes.json", "index.json", *names)
-    found = {}
+    found: dict[str, dict[str, bytes]] = {}
     for name in names:
         found |= grouped(tmp_path / "set" / name)
     assert list(found) == ["a", "b", "c", "d"]
