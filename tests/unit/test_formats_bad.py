@@ -184,7 +184,6 @@ REFUSED = [
     ("coco", "cut-short", "instances_train.json:", "cut short"),
     ("jsonl", "empty-set", "empty jsonl dataset", "--images"),
     ("voc", "metadata-alone", "empty voc dataset", "--images"),
-    ("voc", "metadata-alone", "empty voc dataset", "--images"),
 ]
 
 
