@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import colorsys
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ from rsgen.records import Instance, Layout
 __all__ = ["PageRow", "contact_sheet", "draw_layout", "label_color", "palette", "write_page"]
 
 Color = tuple[int, int, int]
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+FONT_SCALE = 0.32
+LINE_PX = 11
+TITLE_LINES = 3
 
 
 def palette(index: int) -> Color:
@@ -98,11 +104,16 @@ def contact_sheet(
     columns: int = 8,
     max_side: int = 256,
 ) -> Path:
-    """Write tiles uint8 [H, W, 3] as one PNG grid, each shrunk to `max_side` if larger."""
+    """Write tiles uint8 [H, W, 3] as one PNG grid, each shrunk to `max_side` if larger.
+
+    A title has as many lines over its tile as it needs, at most `TITLE_LINES`.
+    """
     small = [_fit(tile, max_side) for tile in tiles] or [np.zeros((32, 32, 3), np.uint8)]
-    strip = 14 if titles is not None else 0
-    cell_h = max(t.shape[0] for t in small) + strip
     cell_w = max(t.shape[1] for t in small)
+    captions = [_title_lines(title, cell_w) for title in (titles or ())[: len(small)]]
+    most = max(map(len, captions), default=1)
+    strip = 3 + LINE_PX * most if titles is not None else 0
+    cell_h = max(t.shape[0] for t in small) + strip
     columns = max(1, min(columns, len(small)))
     rows = -(-len(small) // columns)
     sheet = np.full((rows * (cell_h + 4) + 4, columns * (cell_w + 4) + 4, 3), 32, np.uint8)
@@ -110,13 +121,35 @@ def contact_sheet(
         y = 4 + (k // columns) * (cell_h + 4)
         x = 4 + (k % columns) * (cell_w + 4)
         sheet[y + strip : y + strip + tile.shape[0], x : x + tile.shape[1]] = tile
-        if titles is not None and k < len(titles):
-            text = titles[k][: max(4, cell_w // 6)]
-            cv2.putText(
-                sheet, text, (x, y + 10), cv2.FONT_HERSHEY_SIMPLEX, 0.32, (230, 230, 230), 1
-            )
+        lines = captions[k] if k < len(captions) else []
+        for number, text in enumerate(lines, start=1 + most - len(lines)):
+            place = (x, y + LINE_PX * number - 1)
+            cv2.putText(sheet, text, place, FONT, FONT_SCALE, (230, 230, 230), 1)
     replace_bytes(path, encode_png(sheet))
     return path
+
+
+def _title_lines(text: str, width: int) -> list[str]:
+    """A title in lines of at most `width` pixels, broken after spaces, hyphens and underscores."""
+    lines = [""]
+    for word in re.findall(r"[^\s_-]*[_-]+|[^\s_-]+\s*|\s+", text):
+        if _text_width(lines[-1] + word.rstrip()) > width and lines[-1]:
+            lines.append("")
+        for letter in word:
+            if _text_width((lines[-1] + letter).rstrip()) > width and lines[-1]:
+                lines.append("")
+            lines[-1] += letter
+    lines = [line.strip() for line in lines if line.strip()]
+    if len(lines) > TITLE_LINES:
+        last = lines[TITLE_LINES - 1]
+        while last and _text_width(f"{last}..") > width:
+            last = last[:-1]
+        lines = [*lines[: TITLE_LINES - 1], f"{last}.."]
+    return lines
+
+
+def _text_width(text: str) -> int:
+    return int(cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0])
 
 
 def _fit(tile: Pixels, max_side: int) -> Pixels:

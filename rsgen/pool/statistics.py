@@ -79,12 +79,18 @@ def some_masks(pool: MaskPool, label: str, count: int, seed: int) -> list[PoolMa
 def sheet_tiles(
     pool: MaskPool, per_class: int, seed: int, side: int = 64
 ) -> tuple[list[npt.NDArray[np.uint8]], list[str]]:
-    """Masks of each class as white on dark uint8 [side, side, 3] tiles, with titles."""
+    """Masks of each class as white on dark uint8 [side, side, 3] tiles, with titles.
+
+    Every class fills a row of `per_class` tiles, with empty ones where it has fewer masks.
+    """
     tiles, titles = list[npt.NDArray[np.uint8]](), list[str]()
     for label in pool.labels:
         for mask in some_masks(pool, label, per_class, seed):
             tiles.append(_tile(mask, side))
             titles.append(f"{label} {mask.width_px:.0f}x{mask.height_px:.0f}")
+        blank = -len(tiles) % per_class
+        tiles += [np.full((side, side, 3), 32, dtype=np.uint8)] * blank
+        titles += [""] * blank
     return tiles, titles
 
 

@@ -9,7 +9,16 @@ import pytest
 
 from rsgen.geometry import Box, box_quad
 from rsgen.images import read_image
-from rsgen.pictures import PageRow, contact_sheet, draw_layout, label_color, palette, write_page
+from rsgen.pictures import (
+    PageRow,
+    _text_width,
+    _title_lines,
+    contact_sheet,
+    draw_layout,
+    label_color,
+    palette,
+    write_page,
+)
 from rsgen.records import Instance, Layout
 from tests.build import layout, picture, water
 
@@ -78,6 +87,29 @@ def test_contact_sheet_shrinks_large_tiles_and_names_them(tmp_path: Path) -> Non
             tiles, tmp_path / "t.png", titles=["a long name of a tile"], max_side=100
         ).read_bytes()
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("ship 25x7", ["ship 25x7"]),
+        ("storage-tank 22x22", ["storage-tank", "22x22"]),
+        ("baseball-diamond 61x60", ["baseball-", "diamond 61x60"]),
+        ("supercalifragilistic", 2),
+        ("ground-track-field with-stands-and-floodlights 999x999", 3),
+        ("", []),
+    ],
+)
+def test_titles_are_broken_not_cut(text: str, lines: list[str] | int) -> None:
+    """Catches captions that end where the tile does: which class, which size?"""
+    found = _title_lines(text, 64)
+    assert all(_text_width(line) <= 64 for line in found)
+    if isinstance(lines, int):
+        assert len(found) == lines
+        whole = "".join(found).replace(" ", "")
+        assert whole == text.replace(" ", "") or found[-1].endswith("..")
+    else:
+        assert found == lines
 
 
 def test_page_escapes_text_and_needs_no_other_file(tmp_path: Path) -> None:
