@@ -20,6 +20,7 @@ from rsgen.errors import OutOfMemory, RsgenError, SetupError, UsageError
 from rsgen.execution import run_stage
 from rsgen.extraction import backends
 from rsgen.extraction.backends import BackendSetup, check_backend, open_backend
+from rsgen.extraction.choose import placed
 from rsgen.extraction.crops import Crop
 from rsgen.extraction.sam import SamBackend, sam_family, sam_folder
 from rsgen.extraction.sam_network import Preprocessing, SamNetwork
@@ -225,6 +226,42 @@ def test_half_precision_leaves_box_corners_whole(folders: dict[Family, Path]) ->
         a, b = (n.decode(n.encode(image, view), boxes)[0] for n in (whole, half))
         assert a.dtype == b.dtype == np.float32
         assert 0 < np.abs(a - b).max() < 0.2
+
+
+# ---------------------------------------------------------------- placing as transformers does
+
+
+def smooth_logits(seed: int, cells: int = 16) -> npt.NDArray[np.float32]:
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(0, 5, (1, 1, 5, 5)))
+    grid = torch.nn.functional.interpolate(noise, size=(cells, cells), mode="bicubic")
+    return np.asarray(grid[0, 0].numpy(), dtype=np.float32)
+
+
+@pytest.mark.parametrize("shape", [(50, 80), (90, 40), (64, 64)], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masks_are_placed_as_transformers_places_them(
+    family: Family, shape: tuple[int, int]
+) -> None:
+    """SAM: up to the input's size, padding cut, then to the image. SAM 2: straight to the image."""
+    from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
+
+    for seed in range(5):
+        logits = smooth_logits(seed)
+        view = Preprocessing(SIDE, family == "sam").view(Crop(0, 0, shape[1], shape[0], ()))
+        ours = placed(logits, view, (0, 0, shape[1], shape[0])) > 0
+        tensor = torch.from_numpy(logits)[None, None]
+        if family == "sam":
+            (theirs,) = SamImageProcessorPil().post_process_masks(
+                [tensor],
+                [shape],
+                [(view.input_height, view.input_width)],
+                pad_size={"height": SIDE, "width": SIDE},
+            )
+            theirs = np.asarray(theirs)[0, 0]
+        else:
+            scaled = torch.nn.functional.interpolate(tensor, size=shape, mode="bilinear")
+            theirs = (scaled > 0).numpy()[0, 0]
+        assert (ours != theirs).mean() < (0.02 if family == "sam" else 0.005)
 
 
 # ---------------------------------------------------------------- seeing
