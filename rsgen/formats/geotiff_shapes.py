@@ -33,6 +33,7 @@ __all__ = ["affine_matrix", "feature_of", "instance_of", "is_rectangle"]
 Affine = tuple[float, float, float, float, float, float]
 SLACK_PX = 0.3  # corners drawn by hand or rounded to whole pixels
 SLACK_SHARE = 0.03  # of the short side
+MAX_OUTLINE_PX = 100_000_000  # a lake over a whole scene would be decoded for every tile of it
 MARKS = ("difficult", "iscrowd", "truncated")
 
 
@@ -98,6 +99,12 @@ def instance_of(
         return _marked(made, row, cut)
     parts = _rings(geometry)
     box, cut, _ = check_outlines(parts, *size)
+    if box.area > MAX_OUTLINE_PX:
+        raise Problem(
+            "TooLarge",
+            f"an outline over {box.width:.0f} x {box.height:.0f} pixels",
+            f"split it: a mask may span {MAX_OUTLINE_PX:,} pixels",
+        )
     mask = Mask.from_polygons(parts, *size)
     if mask is None:
         raise no_pixel()

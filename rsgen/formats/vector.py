@@ -28,13 +28,15 @@ from rsgen.formats.files import list_files
 __all__ = ["VectorLayer", "class_of", "find_class_key", "read_layers", "vector_files"]
 
 SUFFIXES = (".geojson", ".gpkg", ".json")
-CLASS_KEYS = (
-    "label", "class", "classname", "category", "categoryname", "object", "type", "name",
-    "typeid", "classid", "categoryid", "labelid",
-)  # fmt: skip
+# What may be called like a class, and the share of features that must have it: streets and
+# churches have a `name` too, but not all of them.
+CLASS_KEYS = {
+    **dict.fromkeys(("label", "class", "classname", "category", "categoryname"), 0.5),
+    **dict.fromkeys(("object", "type", "name"), 0.9),
+    **dict.fromkeys(("typeid", "classid", "categoryid", "labelid"), 0.5),
+}
 HEAD_BYTES = 1 << 16
 FARTHEST = 1e12  # no CRS has such coordinates, and their products stay finite
-GENERAL = 0.9  # streets and churches have a `name` too, but not all of them
 Geometries = npt.NDArray[np.object_]
 
 
@@ -251,7 +253,7 @@ def class_of(value: Any) -> str | None:
 def find_class_key(layers: Iterable[VectorLayer], wanted: str | None) -> str | None:
     """The property that names the class: the one wanted, or the first usual one in general use.
 
-    In general use is what nine of ten features have. None where there is none.
+    None where there is none.
 
     Raises:
         DataError: no feature has the one wanted.
@@ -271,9 +273,9 @@ def find_class_key(layers: Iterable[VectorLayer], wanted: str | None) -> str | N
                 hint="give one of them as extract_masks.label_key",
             )
         return wanted
-    for usual in CLASS_KEYS:
+    for usual, share in CLASS_KEYS.items():
         for key in sorted(filled):
             plain = "".join(c for c in key.lower() if c.isalnum())
-            if plain == usual and filled[key] >= GENERAL * total:
+            if plain == usual and filled[key] >= share * total:
                 return key
     return None

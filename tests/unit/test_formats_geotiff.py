@@ -296,6 +296,20 @@ def test_labels_of_an_images_name_are_its_own(tmp_path: Path) -> None:
     assert {s.split for s in dataset} == {"train"}
 
 
+def test_an_outline_over_a_huge_scene_is_refused_and_not_filled(tmp_path: Path) -> None:
+    """Catches gigabytes for one lake: 400 million pixels are filled, and decoded for each tile."""
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", width=20_000, height=20_000, count=1,
+        dtype="uint8", tiled=True, SPARSE_OK=True, crs=UTM, transform=NORTH_UP,
+    ):  # fmt: skip
+        pass
+    lake = [(5.0, 5.0), (19_000.0, 5.0), (19_500.0, 19_000.0), (9_000.0, 19_900.0), (5.0, 600.0)]
+    features = [feature(on_map(lake), label="a"), feature(on_map(L_SHAPE), label="a")]
+    dataset = read_dataset(put_geojson(tmp_path / "a.geojson", features).parent)
+    assert [f.error for f in dataset.failures] == ["TooLarge"]
+    assert len(dataset.records[0].layout.instances) == 1
+
+
 # ---------------------------------------------------------------- files
 
 
