@@ -84,6 +84,7 @@ class StageEntry(Section):
     inputs: dict[str, str | list[str]] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     execution: dict[str, Any] = Field(default_factory=dict)
+    seed: int | None = Field(None, ge=0)  # of this stage alone; default: the file's
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ def stage_config(job: PipelineJob, pipeline: Pipeline, name: str) -> Config:
     own: dict[str, Any] = {section_name(entry.command): entry.config}
     if entry.execution:
         own["execution"] = entry.execution
+    if entry.seed is not None:
+        own["seed"] = entry.seed
     data, *layers = pipeline.layers
     return load_config([data, own, *layers], options=job.options, settings=job.settings)
 

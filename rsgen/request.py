@@ -35,9 +35,10 @@ __all__ = [
 ]
 
 SCHEMA = 1
-# Counts are no part of a request's identity: a larger one extends the run.
+# Counts are no part of a request's identity: a larger one extends the run. Nor are remarks.
 COUNT_KEYS: dict[str, frozenset[str]] = {
     "scenes": frozenset({"count"}),
+    "extract-masks": frozenset({"license"}),
     "generate": frozenset({"count"}),
 }
 # Keys that may name files: what the files say is the request, not where they lie.

@@ -113,6 +113,9 @@ class ExtractMasksConfig(Section):
         0.3, gt=0, le=1, description="least share of an object's area that a tile must hold"
     )
     overlay: int = Field(60, ge=0, description="pictures on the overlay page, worst first")
+    license: str | None = Field(
+        None, description="licence of images and labels (SPDX id or URL), for data set cards"
+    )
 
 
 class BuildMaskPoolConfig(Section):

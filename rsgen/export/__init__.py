@@ -16,7 +16,6 @@ from typing import Any
 
 from rsgen.classes import united
 from rsgen.errors import DataError, UsageError
-from rsgen.export.card import dataset_card
 from rsgen.export.codec import (
     Codec,
     describe_codecs,
@@ -25,6 +24,8 @@ from rsgen.export.codec import (
     place_image,
     survey,
 )
+from rsgen.export.georeference import Georeferences, place_on_ground
+from rsgen.export.metadata import write_metadata
 from rsgen.export.selection import (
     Item,
     Selection,
@@ -165,7 +166,10 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
     _refuse_empty(writer, total)
     objects = _verify(run, plan, staging, writer)
     report = _report(plan, writer, reports, objects)
-    card = dataset_card(
+    text = json.dumps(report, indent=1, sort_keys=True) + "\n"
+    replace_bytes(staging / REPORT, text.encode("utf-8"))
+    write_metadata(
+        staging,
         info=run.info,
         runs=plan.runs,
         formats=plan.settings.format,
@@ -173,10 +177,8 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
         objects=writer.objects,
         codecs=describe_codecs(writer.codecs),
         notes=report["notes"],
+        places=writer.places,
     )
-    (staging / "README.md").write_text(card, encoding="utf-8")
-    text = json.dumps(report, indent=1, sort_keys=True) + "\n"
-    replace_bytes(staging / REPORT, text.encode("utf-8"))
     if dataset.exists():
         raise UsageError(
             f"{dataset} exists, and this run did not write it",
@@ -219,6 +221,7 @@ class _Writer:
         self.lost: dict[str, Counter[str]] = {}
         self.left_out: dict[str, dict[str, list[str]]] = {}
         self.codecs: list[Codec] = []
+        self.places = Georeferences()
         self._writers: dict[str, FormatWriter] = {}
         self._formats: dict[str, Format] = {}
         for name in plan.settings.format:
@@ -256,11 +259,15 @@ class _Writer:
                 coded = target
             elif writer.places_images:
                 link_or_copy(coded, target)
+            if written.geo is not None and writer.places_images:
+                place_on_ground(target, written.geo)
             writer.add(written, name, split, coded)
             self.lost[format_name] += losses(
                 written, self._plan.classes, self._formats[format_name]
             )
         (self._staging / LOOSE_IMAGES / name).unlink(missing_ok=True)
+        if written.geo is not None:
+            self.places.add(name, split, written.geo)
         self.images[split][item.kind] += 1
         for instance in written.layout.instances:
             if not self._plan.classes.is_stuff(instance.label):

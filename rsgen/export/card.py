@@ -10,12 +10,14 @@ from typing import Any
 
 import yaml
 
-from rsgen.config import Config, section_name
-from rsgen.export.selection import ancestry
+from rsgen.export.croissant import CROISSANT_FILE, SUMS_FILE
+from rsgen.export.georeference import FILE as PLACES_FILE
+from rsgen.export.licences import Licence
+from rsgen.export.rebuild import LINE, PIPELINE_FILE, changed_keys, pipeline_text, raw_inputs
 from rsgen.hints import counted
 from rsgen.registry import resolve
-from rsgen.request import COUNT_KEYS, RunInfo, request_keys
-from rsgen.store import SampleRun, is_model_name, run_folder
+from rsgen.request import RunInfo
+from rsgen.store import is_model_name, run_folder
 
 __all__ = ["command_line", "dataset_card"]
 
@@ -53,34 +55,9 @@ def command_line(info: RunInfo) -> str:
         plain = flag == f"--{ref.name}" and ref.name in POSITIONAL
         value = _input_name(ref.name, Path(ref.path))
         words += [value] if plain else [flag, value]
-    for key, value in _changed_keys(info).items():
+    for key, value in changed_keys(info).items():
         words += ["-s", f"{key}={_yaml(value)}"]
     return shlex.join([*words, "--out", run_name(info)])
-
-
-def _changed_keys(info: RunInfo) -> dict[str, Any]:
-    """Dotted keys that enter the fingerprint, and counts, where they are not default."""
-    ours = request_keys(info.command, info.config, (), {})
-    default = request_keys(info.command, Config(), (), {})
-    changed = [key for key, value in ours.items() if value != default[key]]
-    section = section_name(info.command)
-    changed += [f"{section}.{key}" for key in sorted(COUNT_KEYS.get(info.command, ()))]
-    # Without defaults: an entry of a class table is then as short as it was written.
-    data = info.config.model_dump(mode="json", exclude_defaults=True)
-    values = {key: _value(data, key) for key in changed}
-    return {key: _placeless(value) for key, value in values.items() if value is not None}
-
-
-def _value(data: Any, dotted: str) -> Any:
-    """The value of a dotted key; None where it is left at its default."""
-    for part in dotted.split("."):
-        data = data.get(part) if isinstance(data, dict) else None
-    return data
-
-
-def _placeless(value: Any) -> Any:
-    """A file by its name: where it lies on this machine is nobody else's business."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -90,18 +67,22 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 def dataset_card(
     *,
-    info: RunInfo,
-    runs: Sequence[SampleRun],
+    chain: Sequence[RunInfo],
     formats: Sequence[str],
     images: Mapping[str, Mapping[str, int]],
     objects: Mapping[str, Mapping[str, int]],
     codecs: str,
     notes: Sequence[str],
+    licences: Sequence[Licence],
+    obstacle: str | None,
+    on_ground: bool,
 ) -> str:
     """README.md of an export.
 
     Args:
+        chain: every run that led to it, itself last.
         images: split -> kind (real, synthetic) -> count. objects: class -> split -> count.
+        obstacle: why there is no pipeline file; None where there is one.
     """
     splits = list(images)
     total = sum(sum(kinds.values()) for kinds in images.values())
@@ -137,28 +118,57 @@ def dataset_card(
         "## Files",
         "",
         *(f"- `{name}/`: {resolve('formats', name).files}" for name in formats),
+        f"- `{CROISSANT_FILE}`: Croissant metadata; `{SUMS_FILE}`: for `sha256sum -c`",
+        *([f"- `{PLACES_FILE}`, world files and `.aux.xml` beside images: where they lie"]
+          if on_ground else []),
+        "",
+        "## Licences",
+        "",
+        "What its sources say; nobody has looked at what their licences allow together.",
+        "",
+        *(f"- {licence.line()}" for licence in licences),
         "",
     ]  # fmt: skip
     if notes:
         lines += ["## Notes", "", *(f"- {note}" for note in notes), ""]
-    chain: dict[str, RunInfo] = {}
-    for run in runs:
-        ancestry(run.path, chain)
     lines += [
         "## How it was made",
         "",
+        *_how(chain, obstacle),
         "Runs are named by command and fingerprint; the same lines with the same inputs make the "
         "same data.",
         "",
         "```",
-        *(command_line(run) for run in chain.values()),
-        command_line(info),
+        *(command_line(run) for run in chain),
         "```",
         "",
         *_table(
             ["run", "command", "fingerprint", "seed"],
-            [[run_name(r), r.command, r.fingerprint, r.seed] for r in chain.values()],
+            [[run_name(r), r.command, r.fingerprint, r.seed] for r in chain[:-1]],
         ),
         "",
     ]
     return "\n".join(lines)
+
+
+def _how(chain: Sequence[RunInfo], obstacle: str | None) -> list[str]:
+    """The one line that makes the set again, and the pipeline file that it runs."""
+    if obstacle is not None:
+        return [f"One by one, since {obstacle}.", ""]
+    raw = raw_inputs(chain)
+    beside = f", where {' and '.join(f'`{name}`' for name in raw)} can be found" if raw else ""
+    text = pipeline_text(chain).split("\n", 1)[1].rstrip("\n")
+    return [
+        f"Made again by one line, in this folder{beside}:",
+        "",
+        "```",
+        LINE,
+        "```",
+        "",
+        f"`{PIPELINE_FILE}`:",
+        "",
+        "```yaml",
+        text,
+        "```",
+        "",
+    ]
