@@ -14,7 +14,7 @@ __all__ = ["Node", "parse_xml"]
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 50
-MAX_NODES = 1_000_000  # some 50,000 objects
+MAX_NODES = 300_000  # some 20,000 objects
 DECLARED = re.compile(r"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 WIDE = re.compile(r"(?i)(utf|ucs)[-_]?(16|32)")
 

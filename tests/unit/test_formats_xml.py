@@ -313,7 +313,7 @@ ATTACKS = [
     pytest.param(f'<!DOCTYPE a [<!ENTITY x "{"y" * 9999}">]><a>{"&x;" * 9999}</a>', id="quadratic"),
     pytest.param("<a>&x;</a>", id="unknown entity"),
     pytest.param("<a>" * 100_000, id="deep"),
-    pytest.param("<a>" + "<b/>" * 1_000_001 + "</a>", id="wide"),
+    pytest.param("<a>" + "<b/>" * 300_001 + "</a>", id="wide"),
     pytest.param("<a>\0</a>", id="a zero byte"),
     pytest.param("<a/><a/>", id="two roots"),
 ]
