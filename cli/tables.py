@@ -57,6 +57,8 @@ def status_text(status: Status) -> str:
     for run in status.runs:
         if run.detail:
             text += f"  {run.name}: {run.detail}\n"
+    for name, count in status.turns.items():
+        text += f"  series {name}: {count} complete turns, the latest above\n"
     if status.older:
         size = size_of(status.older_bytes)
         text += f"  and {status.older} older stage folders of earlier requests, {size}\n"

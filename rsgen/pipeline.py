@@ -248,6 +248,7 @@ def _run_stages(
         if not folders.known(name):
             where = folders.home(name)
             raise UsageError(f"--from {job.first}: stage {name!r} has not run yet in {where}")
+    folders.begin()
     for name in order[first:]:
         stage_job = _stage_job(job, pipeline.stages[name], configs[name], folders, name, done.turn)
         job.reporter.note(f"[{name}] rsgen {stage_job.command} -> {stage_job.out}")

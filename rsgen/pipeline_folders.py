@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from rsgen import __version__
@@ -77,11 +76,22 @@ class Folders:
     def is_anew(self, name: str) -> bool:
         return name in self._anew
 
+    def begin(self) -> None:
+        """Write the records before the first stage ends: who looks sees what is to come."""
+        for home in dict.fromkeys(map(self.home, self._order)):
+            self._write(home)
+
     def set(self, name: str, folder: Path) -> None:
         """Make a folder the stage's current one."""
         (self._own if name in self._anew else self._shared)[name] = folder.name
-        home = self.home(name)
-        replace_bytes(home / "run.json", _record(self.stages(home), self._turn, home))
+        self._write(self.home(name))
+
+    def _write(self, home: Path) -> None:
+        order = [name for name in self._order if self.home(name) == home]
+        row: dict[str, object] = {"schema": 1, "stages": dict(self.stages(home)), "order": order}
+        if self._turn is not None and home == self._turn.path:
+            row["series"] = self._turn.to_json()
+        replace_bytes(home / "run.json", (json.dumps(row, indent=1) + "\n").encode())
 
     def stages(self, home: Path) -> dict[str, str]:
         """The record of DIR, or of a turn: what it shares lies beside it."""
@@ -138,10 +148,3 @@ def read_record(home: Path) -> dict[str, str]:
         raise DataError(
             f"{path}: not the record of a pipeline ({error})", hint="give --work another folder"
         ) from error
-
-
-def _record(current: Mapping[str, str], turn: Turn | None, home: Path) -> bytes:
-    row: dict[str, object] = {"schema": 1, "stages": dict(current)}
-    if turn is not None and home == turn.path:
-        row["series"] = turn.to_json()
-    return (json.dumps(row, indent=1) + "\n").encode()

@@ -81,10 +81,6 @@ class EventLog(NullReporter):
     def note(self, text: str, level: str = "info") -> None:
         self._write({"kind": "note", "level": level, "text": text})
 
-    def end(self, error: str, message: str) -> None:
-        """The run ends here without being complete."""
-        self._write({"kind": "end", "error": error, "message": message})
-
 
 class TeeReporter:
     """Passes every call to several reporters."""

@@ -107,28 +107,13 @@ def hold_lock(out: Path, job: Job) -> Iterator[None]:
     with (out / "run.lock").open("a") as handle:
         if job.slice_of is None:
             lock_file(handle, fcntl.LOCK_EX, out, job)
-            with _noting_how_it_ends(out, job):
-                yield
+            yield
             return
         lock_file(handle, fcntl.LOCK_SH, out, job)
         index, of = job.slice_of
         with (out / f"slice-{index}-{of}.lock").open("a") as own:
             lock_file(own, fcntl.LOCK_EX, out, job)
-            with _noting_how_it_ends(out, job):
-                yield
-
-
-@contextmanager
-def _noting_how_it_ends(out: Path, job: Job) -> Iterator[None]:
-    """A run that ends uncommitted says why in its events: whoever looks later is told."""
-    try:
-        yield
-    except Exception as error:
-        refused = isinstance(error, UsageError)  # another request: this run did not begin
-        if job.command != "run" and not refused and (out / "run.json").is_file():
-            name = type(error).__name__
-            events_log(job).end(name, getattr(error, "message", None) or str(error))
-        raise
+            yield
 
 
 def make_folder(out: Path) -> None:
@@ -385,13 +370,8 @@ def _create_once(path: Path, data: bytes) -> bool:
 
 def events_reporter(job: Job) -> Reporter:
     """The job's reporter, with metrics and notes also kept in OUT/events.jsonl."""
-    return TeeReporter(job.reporter, events_log(job))
-
-
-def events_log(job: Job) -> EventLog:
-    """OUT/events.jsonl, one file a slice."""
     suffix = "" if job.slice_of is None else f"-{job.slice_of[0]}"
-    return EventLog(job.out / f"events{suffix}.jsonl")
+    return TeeReporter(job.reporter, EventLog(job.out / f"events{suffix}.jsonl"))
 
 
 def stored_summary(out: Path, status: str) -> RunSummary:

@@ -54,34 +54,33 @@ def one(path: Path) -> RunStatus:
     return run
 
 
-END_STOPPED = {"kind": "end", "error": "Stopped", "message": "SIGTERM; stopped"}
-END_FAILED = {"kind": "end", "error": "DataError", "message": "x.png: bad\nmore"}
+STOPPED = {"status": "stopped", "exit_code": 75, "error": "Stopped", "message": "SIGTERM"}
+FAILED = {"status": "failed", "exit_code": 3, "error": "DataError", "message": "x.png: bad\nmore"}
 
 
 @pytest.mark.parametrize(
-    ("rows", "lock", "state", "detail"),
+    ("summary", "lock", "state", "detail"),
     [
-        pytest.param([], False, "stopped", "without a word", id="killed"),
-        pytest.param([progress(1, 4)], True, "running", "", id="at work"),
-        pytest.param([progress(1, 4), END_STOPPED], False, "stopped", "SIGTERM", id="on request"),
-        pytest.param([progress(1, 4), END_FAILED], False, "failed", "x.png: bad", id="failed"),
-        pytest.param([END_FAILED, progress(0, 4)], False, "stopped", "without", id="then resumed"),
-        pytest.param([END_FAILED], True, "running", "", id="failed before, at work again"),
-        pytest.param([{"kind": "note"}, {"at": "x"}, {"kind": "metric"}], False, "stopped", "",
-                     id="odd rows"),
+        pytest.param(None, False, "stopped", "without a word", id="killed"),
+        pytest.param(None, True, "running", "", id="at work"),
+        pytest.param(STOPPED, False, "stopped", "SIGTERM", id="on request"),
+        pytest.param(FAILED, False, "failed", "x.png: bad", id="failed"),
+        pytest.param(FAILED, True, "running", "", id="failed before, at work again"),
+        pytest.param({"error": None}, False, "stopped", "without", id="an odd summary"),
     ],
-)  # fmt: skip
+)
 def test_state_of_an_uncommitted_run(
-    rows: list[dict[str, Any]], lock: bool, state: str, detail: str, tmp_path: Path
+    summary: dict[str, Any] | None, lock: bool, state: str, detail: str, tmp_path: Path
 ) -> None:
     out = half_done(tmp_path / "out")
-    events(out, *rows)
+    events(out, {"kind": "note"}, progress(1, 4), {"at": "x"}, {"kind": "metric"})
+    if summary is not None:
+        (out / "summary.json").write_text(json.dumps(summary))
     handle = held(out) if lock else None
     found = one(out)
     assert found.state == state and detail in found.detail
-    assert (found.done, found.total, found.left) == (
-        (9, 12, 3) if progress(1, 4) in rows and lock else (8, 12, 4)
-    )
+    # What a live process has done of a shard counts; after its end only parts do.
+    assert (found.done, found.total, found.left) == ((9, 12, 3) if lock else (8, 12, 4))
     assert (found.shards_done, found.shards) == (2, 3)
     if handle is not None:
         handle.close()
@@ -163,6 +162,40 @@ def test_a_stage_that_runs_again_is_shown_by_its_new_folder(tmp_path: Path) -> N
     found = look(work)
     assert [(r.name, r.state) for r in found.runs] == [("masks", "stopped"), ("pool", "waiting")]
     assert found.older == 1 and not found.is_going
+
+
+def test_a_stage_whose_input_was_made_anew_is_outdated(tmp_path: Path) -> None:
+    """Catches `committed` said of images that come from the model before this one."""
+    work = work_folder(tmp_path / "work", {"m": "m-2", "i": "i-1", "k": "k-1"}, order=list("mik"))
+    for name in ("m-1", "m-2", "i-1", "k-1"):
+        sample_run(work / name)
+    for name, source in (("i-1", "m-1"), ("k-1", "i-1")):
+        path = work / name / "run.json"
+        row = json.loads(path.read_text())
+        row["inputs"] = [{"name": "run", "path": str((work / source).resolve())}]
+        path.write_text(json.dumps(row))
+    found = look(work)
+    assert [r.state for r in found.runs] == ["committed", "outdated", "outdated"]
+    assert "m-1" in found.runs[1].detail and found.older == 1
+
+
+def test_the_latest_turn_of_a_series_is_shown(tmp_path: Path) -> None:
+    work = work_folder(tmp_path / "work", {"model": "model-1"}, order=["model"])
+    sample_run(work / "model-1")
+    for number in (1, 2):
+        stages = {"model": "../model-1", "images": f"images-{number}"}
+        series = {"name": "night", "number": number, "seed": 1}
+        turn = work_folder(work / f"night-000{number}", stages, order=["images", "set"],
+                           series=series)  # fmt: skip
+        sample_run(turn / f"images-{number}")
+    (work / "night-0001" / "manifest.json").write_text('{"exit_code": 0}')
+    found = look(work)
+    assert [(r.name, r.state) for r in found.runs] == [
+        ("model", "committed"),
+        ("night-0002/images", "committed"),
+        ("night-0002/set", "waiting"),
+    ]
+    assert found.turns == {"night": 1} and found.older == 0
 
 
 def test_a_folder_of_runs(tmp_path: Path) -> None:
