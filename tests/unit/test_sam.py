@@ -251,7 +251,8 @@ def test_masks_are_placed_as_transformers_places_them(
         ours = placed(logits, view, (0, 0, shape[1], shape[0])) > 0
         tensor = torch.from_numpy(logits)[None, None]
         if family == "sam":
-            (theirs,) = SamImageProcessorPil().post_process_masks(
+            processor: Any = SamImageProcessorPil()
+            (theirs,) = processor.post_process_masks(
                 [tensor],
                 [shape],
                 [(view.input_height, view.input_width)],
