@@ -103,10 +103,10 @@ def header_mode(path: Path) -> str | None:
 
 def _pixels(image: Image.Image) -> MaskPixels:
     raw = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")
-    if image.format in LOSSY:
+    if image.format in LOSSY or image.info.get("compression") == "jpeg":
         raise Problem(
             "LossyMask",
-            f"the mask is {image.format}, whose pixels are not the ones that were drawn",
+            f"the mask is a {image.format} of a lossy kind: its pixels are not as drawn",
             "write it as PNG from its source (a JPEG saved as PNG stays wrong)",
         )
     if image.mode not in VALUE_MODES | COLOR_MODES or (image.mode in COLOR_MODES and ";16" in raw):
@@ -217,7 +217,7 @@ def classify(mask: MaskPixels, legend: Legend) -> tuple[Places, int]:
     """(uint16 [H, W] of places in the legend's table, stray pixels taken as unlabelled).
 
     Values are looked up as values where the legend has any (a palette's colours are then
-    not looked at), else as the colours of the palette or as greys. Colours are looked up as
+    not looked at), else as the colours of the palette or as exact greys. Colours are looked up as
     colours; where those do not fit and all are grey, as values.
 
     Raises:
@@ -230,7 +230,9 @@ def classify(mask: MaskPixels, legend: Legend) -> tuple[Places, int]:
             if (places == UNKNOWN).any():
                 raise _unknown_values(mask.codes[places == UNKNOWN], legend)
             return places, 0
-        mask = MaskPixels(_as_colors(mask), True, clear=mask.clear)
+        if mask.palette is None:
+            return _by_grey(mask, legend), 0
+        mask = MaskPixels(_as_colors(mask, mask.palette), True, clear=mask.clear)
     places = np.full(mask.codes.shape, UNKNOWN, dtype=np.uint16)
     if tables.colors is not None:
         places = _cleared(tables.colors.look_up(mask.codes), mask)
@@ -251,12 +253,27 @@ def _cleared(places: Places, mask: MaskPixels) -> Places:
     return places
 
 
-def _as_colors(mask: MaskPixels) -> Codes:
-    if mask.palette is None:
-        return np.asarray(np.minimum(mask.codes, 255), dtype=np.uint32) * 0x010101
+def _by_grey(mask: MaskPixels, legend: Legend) -> Places:
+    """A grey image by a legend of colours alone: exact greys (0 and 255), or it is refused.
+
+    Within a tolerance every small class value would be taken for black.
+    """
+    place = {name: k + 1 for k, name in enumerate(legend.table.names)}
+    table = np.full(65536, UNKNOWN, dtype=np.uint16)
+    for color in (*legend.colors, *(k for k in legend.unlabelled if not isinstance(k, int))):
+        if color[0] == color[1] == color[2]:
+            table[color[0]] = place[legend.colors[color]] if color in legend.colors else 0
+    places = _cleared(table[mask.codes], mask)
+    if (places == UNKNOWN).any():
+        raise _unknown_values(mask.codes[places == UNKNOWN], legend)
+    return places
+
+
+def _as_colors(mask: MaskPixels, palette: Codes) -> Codes:
     full = np.zeros(256, dtype=np.uint32)
-    full[: len(mask.palette)] = mask.palette[:256]
-    return full[np.minimum(mask.codes, 255)]
+    full[: len(palette)] = palette[:256]
+    colors: Codes = full[np.minimum(mask.codes, 255)]
+    return colors
 
 
 def _is_grey(codes: Codes) -> bool:
@@ -274,7 +291,7 @@ def _unknown_values(codes: Codes, legend: Legend) -> Problem:
     found = most_frequent(codes)
     listed = ", ".join(f"{value} ({count} pixels)" for value, count in found[:LISTED])
     more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    known = ", ".join(str(v) for v in sorted(legend.values))
+    known = ", ".join(str(v) for v in sorted(legend.values)) or "colours alone"
     return Problem(
         "UnknownValue",
         f"values outside the legend: {listed}{more}; it has {known}",

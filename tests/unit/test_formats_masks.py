@@ -164,6 +164,18 @@ def test_a_palette_whose_legend_has_colours_alone(tmp_path: Path) -> None:
     assert shapes(read_dataset(tmp_path, legend=colours)) == EXPECTED
 
 
+def test_values_are_no_colours_that_are_a_little_off(tmp_path: Path) -> None:
+    """DeepGlobe's masks as indices with its colour table: all would be black, and empty."""
+    folder = put_set(tmp_path)
+    (failure,) = read_dataset(folder, legend=load_legend("deepglobe")).failures
+    assert failure.error == "UnknownValue"
+    assert "it has colours alone" in failure.message
+    binary = np.where(drawn() == 1, 255, 0).astype(np.uint8)
+    put_mask(folder / "masks/a.png", binary)
+    white = Legend.of([(HOUSE, None, (255, 255, 255))])
+    assert shapes(read_dataset(folder, legend=white)) == EXPECTED[:2]
+
+
 def test_colours_that_are_a_little_off(tmp_path: Path) -> None:
     """DeepGlobe's masks are cut at 128; without a tolerance most pixels are of no class."""
     rng = np.random.default_rng(0)
@@ -280,6 +292,11 @@ def _jpeg(folder: Path) -> None:
     put_mask(folder / "masks/b.jpg", colored(drawn()))
 
 
+def _jpeg_in_tiff(folder: Path) -> None:
+    (folder / "masks/b.png").unlink()
+    put_mask(folder / "masks/b.tif", colored(drawn()), compression="jpeg")
+
+
 def _float(folder: Path) -> None:
     (folder / "masks/b.png").unlink()
     put_mask(folder / "masks/b.tif", drawn().astype(np.float32))
@@ -307,7 +324,8 @@ BAD = {
         lambda f: put_mask(f / "masks/b.png", np.zeros((8, 9), np.uint8)),
         "WrongSize", "the mask is 9 x 8, the image 64 x 48",
     ),
-    "jpeg": (_jpeg, "LossyMask", "the mask is JPEG"),
+    "jpeg": (_jpeg, "LossyMask", "the mask is a JPEG"),
+    "jpeg in tiff": (_jpeg_in_tiff, "LossyMask", "the mask is a TIFF"),
     "float": (_float, "BadMask", "kind F"),
     "negative": (_negative, "BadMask", "values from -1 to 1"),
     "truncated": (_truncated, "TruncatedImage", "ends too early"),
