@@ -69,7 +69,7 @@ def _absolute(path: str) -> str:
 
 def failed_summary(command: str, out: Path, error: Exception, seconds: float = 0.0) -> RunSummary:
     """The summary of a run that ended by an error; anything unknown is a bug, exit code 1."""
-    known = from_os_error(error) if isinstance(error, OSError) else None
+    known: RsgenError | None = from_os_error(error) if isinstance(error, OSError) else None
     if isinstance(error, RsgenError):
         known = error
     return RunSummary(
@@ -138,12 +138,12 @@ def with_on_finish(
         if not quiet(error):
             _tell(config, ending.path, failed_summary(command, out, error), reporter)
         raise
-    note = _tell(config, ending.path, summary, reporter)
-    return replace(summary, notes=(*summary.notes, note)) if note else summary
+    _tell(config, ending.path, summary, reporter)
+    return summary
 
 
-def _tell(config: Config, path: Path | None, summary: RunSummary, reporter: Reporter) -> str | None:
-    """Call on_finish; returns a remark when it did not go well.
+def _tell(config: Config, path: Path | None, summary: RunSummary, reporter: Reporter) -> None:
+    """Call on_finish; that it did not go well is a warning, no more.
 
     A run that never came to own its OUT (a missing input, a held lock) has no file there:
     its summary lies in a temporary one while the command runs.
@@ -159,9 +159,7 @@ def _tell(config: Config, path: Path | None, summary: RunSummary, reporter: Repo
             path.write_bytes(_summary_bytes(summary))
             problem = _call(config.on_finish, path, config.on_finish_timeout_s, reporter)
     if problem is not None:
-        problem = f"on_finish {problem}; the exit code is the run's own"
-        reporter.note(problem, "warning")
-    return problem
+        reporter.note(f"on_finish {problem}; the exit code is the run's own", "warning")
 
 
 def _call(line: str, path: Path, timeout_s: float, reporter: Reporter) -> str | None:

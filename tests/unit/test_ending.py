@@ -186,7 +186,8 @@ def test_what_goes_wrong_in_it_is_a_remark(line: str, problem: str | None, tmp_p
     limited = a_job.config.model_copy(update={"on_finish_timeout_s": seconds})
     summary = run_command(replace(a_job, config=limited))
     assert summary.exit_code == 0 and time.monotonic() - began < 15
-    remarks = [note for note in summary.notes if "on_finish" in note]
+    assert isinstance(a_job.reporter, Notes)
+    remarks = [text for text in a_job.reporter.texts if text.startswith("on_finish ")]
     assert len(remarks) == (problem is not None)
     assert not problem or problem in remarks[0]
 
