@@ -59,12 +59,12 @@ def put_raster(
     return path
 
 
-def on_map(ring: Sequence[tuple[float, float]], affine: Affine = NORTH_UP) -> list[list[float]]:
+def on_map(ring: Sequence[Sequence[float]], affine: Affine = NORTH_UP) -> list[list[float]]:
     """A closed ring of pixel corners in map coordinates."""
-    return [list(affine @ point) for point in [*ring, ring[0]]]
+    return [list(affine @ tuple(point)) for point in [*ring, ring[0]]]
 
 
-def feature(ring: Sequence[tuple[float, float]] | dict[str, Any], **properties: Any) -> Any:
+def feature(ring: Sequence[Sequence[float]] | dict[str, Any], **properties: Any) -> Any:
     """A polygon (map coordinates, closed) or any geometry, with its properties."""
     geometry = ring if isinstance(ring, dict) else {"type": "Polygon", "coordinates": [ring]}
     return {"type": "Feature", "properties": properties, "geometry": geometry}

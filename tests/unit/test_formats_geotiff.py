@@ -96,7 +96,7 @@ def test_overlapping_parts_are_filled_and_make_no_hole(tmp_path: Path) -> None:
 def test_a_set_of_rectangles_is_a_set_of_boxes(tmp_path: Path) -> None:
     """Catches masks that are whole boxes: a pool of them would teach that ships are rectangles."""
     upright = feature(on_map(box_ring(5, 5, 25, 15)), label="a")
-    turned = feature(on_map(TURNED_BOX[::-1]), label="b")  # type: ignore[arg-type]
+    turned = feature(on_map(TURNED_BOX[::-1]), label="b")
     dataset = read_dataset(labelled(tmp_path, upright, turned))
     a, b = sorted(dataset.records[0].layout.instances, key=lambda i: i.label)
     assert a.mask is None and a.quad is None and a.box is not None and a.box.width == 20
@@ -107,7 +107,7 @@ def test_a_set_of_rectangles_is_a_set_of_boxes(tmp_path: Path) -> None:
 
 def test_a_rectangle_among_outlines_is_an_outline_with_its_oriented_box(tmp_path: Path) -> None:
     """Four-cornered houses among others keep their masks."""
-    turned = feature(on_map(TURNED_BOX), label="b")  # type: ignore[arg-type]
+    turned = feature(on_map(TURNED_BOX), label="b")
     upright = feature(on_map(box_ring(50, 5, 60, 15)), label="c")
     other = feature(on_map(L_SHAPE), label="a")
     found = {i.label: i for i in read_dataset(labelled(tmp_path, other, turned, upright))
@@ -118,7 +118,7 @@ def test_a_rectangle_among_outlines_is_an_outline_with_its_oriented_box(tmp_path
 
 
 def test_heading_where_the_user_says_that_first_edges_are_fronts(tmp_path: Path) -> None:
-    folder = labelled(tmp_path, feature(on_map(TURNED_BOX), label="b"))  # type: ignore[arg-type]
+    folder = labelled(tmp_path, feature(on_map(TURNED_BOX), label="b"))
     assert only(read_dataset(folder, heading=True)).heading_rad == pytest.approx(0.5)
 
 
@@ -421,11 +421,11 @@ def test_other_labels_get_the_images_place_too(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- writing
 
-PLACE = Geo(CRS.from_string(UTM).to_wkt(), tuple(NORTH_UP)[:6])  # type: ignore[arg-type]
+PLACE = Geo(CRS.from_string(UTM).to_wkt(), tuple(NORTH_UP)[:6])
 TURNED = Affine.translation(5e5, 5.5e6) @ Affine.rotation(25) @ Affine.scale(0.1, -0.1)
 PLACES = {
     "projected": PLACE,
-    "rotated": Geo(PLACE.crs, tuple(TURNED)[:6]),  # type: ignore[arg-type]
+    "rotated": Geo(PLACE.crs, tuple(TURNED)[:6]),
     "degrees": Geo(CRS.from_epsg(4326).to_wkt(), (1e-6, 0.0, 9.0, 0.0, -1e-6, 49.0)),
     "no CRS": Geo(None, (1.0, 0.0, 100.0, 0.0, -1.0, 200.0)),
     "no code": Geo(CRS.from_proj4("+proj=tmerc +lon_0=9.5 +ellps=GRS80").to_wkt(), PLACE.affine),
@@ -537,7 +537,7 @@ def test_stuff_without_a_table_is_known_by_its_mark(tmp_path: Path) -> None:
 
 def test_headings_of_symmetric_classes_are_not_made_up(tmp_path: Path) -> None:
     table = ClassTable((ObjectClass("b", symmetric=True),))
-    folder = labelled(tmp_path, feature(on_map(TURNED_BOX), label="b"))  # type: ignore[arg-type]
+    folder = labelled(tmp_path, feature(on_map(TURNED_BOX), label="b"))
     found = only(read_dataset(folder, classes=table, heading=True))
     assert found.heading_rad is None and found.quad is not None
     assert abs(math.remainder(heading_of(found.quad) - 0.5, math.pi / 2)) < 1e-6

@@ -276,7 +276,7 @@ def test_metres_a_pixel(crs: str, affine: Affine, expected: float, tolerance: fl
     """Catches degrees and feet taken for metres, x alone, rotated terms left out, and Web
     Mercator at face value (twice too coarse at 60 degrees)."""
     terms = tuple(affine)[:6]
-    found = ground_gsd(CRS.from_string(crs), terms, (2, 2))  # type: ignore[arg-type]
+    found = ground_gsd(CRS.from_string(crs), terms, (2, 2))
     assert found == pytest.approx(expected, rel=tolerance)
 
 
@@ -287,7 +287,9 @@ def test_metres_a_pixel(crs: str, affine: Affine, expected: float, tolerance: fl
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_windows_are_crops_of_the_whole(dtype: str, layout: str, tmp_path: Path) -> None:
     """Catches a stretch by window, which shows one field in two greys in neighbouring tiles."""
-    options = {"tiled": True, "blockxsize": 64, "blockysize": 64} if layout == "tiles" else {}
+    options: dict[str, Any] = (
+        {"tiled": True, "blockxsize": 64, "blockysize": 64} if layout == "tiles" else {}
+    )
     bands = noise(3, 1130, 300, dtype)
     bands[:, 600:] //= 4
     path = put_raster(tmp_path / "a.tif", bands, **options)
