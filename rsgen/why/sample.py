@@ -114,8 +114,10 @@ def _rules(info: RunInfo) -> tuple[dict[str, Bound], dict[str, float]]:
         if given is None
         else [rule_of(rule) for rule in given]
     )
-    frozen = Thresholds.from_json(json.loads(path.read_text(encoding="utf-8")))
-    return frozen.bounds, {rule.name: rule.tolerate for rule in rules if rule.tolerate}
+    frozen = Thresholds.from_json(json.loads(path.read_text(encoding="utf-8"))).bounds
+    order = [rule.name for rule in rules if rule.name in frozen]
+    bounds = {name: frozen[name] for name in dict.fromkeys([*order, *frozen])}
+    return bounds, {rule.name: rule.tolerate for rule in rules if rule.tolerate}
 
 
 def _judged(scores: Mapping[str, float], bounds: Mapping[str, Bound]) -> tuple[Judged, ...]:
