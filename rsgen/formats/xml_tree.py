@@ -12,7 +12,8 @@ from rsgen.formats.common import Problem
 
 __all__ = ["Node", "parse_xml"]
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 16 << 20
+MAX_PIECE = 1 << 20  # a million attributes in one tag take a minute
 MAX_DEPTH = 50
 MAX_NODES = 300_000  # some 20,000 objects
 DECLARED = re.compile(r"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
@@ -99,16 +100,19 @@ def parse_xml(path: Path) -> Node:
         data = path.read_bytes()
     except OSError as error:
         raise Problem("Unreadable", f"{error.strerror}", "check the file's rights") from error
+    text = _decoded(data).encode("utf-8", "surrogatepass")
+    if max(map(len, text.split(b">"))) > MAX_PIECE:
+        raise Problem("BadXml", "a tag or text of over a megabyte", "export the labels anew")
     parser = expat.ParserCreate(encoding="utf-8")  # whatever the text declares, it is decoded
     parser.buffer_text = True
     builder = _Builder(parser)
     try:
-        parser.Parse(_decoded(data).encode("utf-8", "surrogatepass"), True)
+        parser.Parse(text, True)
     except expat.ExpatError as error:
-        text = expat.ErrorString(error.code)
+        reason = expat.ErrorString(error.code)
         raise Problem(
             "BadXml",
-            f"line {error.lineno}: not valid XML ({text}, column {error.offset + 1})",
+            f"line {error.lineno}: not valid XML ({reason}, column {error.offset + 1})",
             "the file may be cut short: copy or export it anew",
         ) from error
     finally:  # parser and builder hold each other
