@@ -111,7 +111,7 @@ def test_a_pipeline_s_config_as_json_is_one_object_by_stage(cli_here: Cli) -> No
         ("generate", "--scheduler", "[ddim|unipc|dpm++2m|euler]"),
         ("extract-masks", "--tile", "N|auto|none"),
         ("extract-masks", "--backend", "known: box, classical"),
-        ("export", "--format", "known: coco, dota"),
+        ("export", "--format", "known: coco, "),
         ("scenes", "--if-locked", "[fail|skip|wait]"),
         ("scenes", "--count", "N"),
     ],
