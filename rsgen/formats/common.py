@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 
 from rsgen.errors import DataError, UsageError
 from rsgen.formats.class_map import ClassMap
+from rsgen.formats.listing import list_files
 from rsgen.images import MAX_PIXELS
 from rsgen.legend import Legend
 from rsgen.records import INCOMPLETE, ClassTable, Failure, Instance, Layout, Sample
@@ -211,8 +212,6 @@ class Source:
 
         A `root` that is a file is listed when its suffix is among them.
         """
-        from rsgen.formats.files import list_files
-
         if self.root.is_file():
             return [self.root] if self.root.suffix.lower() in suffixes else []
         key = frozenset(suffixes)

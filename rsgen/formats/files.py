@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from rsgen.errors import DataError
 from rsgen.formats.common import Problem
+from rsgen.formats.listing import list_files
 from rsgen.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size
 from rsgen.splits import names_images, names_labels
 
@@ -60,23 +61,6 @@ def safe_relative(text: str) -> str:
             "write it relative to the images folder",
         )
     return "/".join(parts)
-
-
-def list_files(root: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Files with these suffixes under a folder, sorted; hidden folders and files are skipped."""
-    wanted = frozenset(suffixes)
-    found: list[Path] = []
-    visited: set[str] = set()  # linked folders are followed, once
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        paths = [Path(folder, name) for name in names if not name.startswith(".")]
-        found.extend(path for path in paths if path.suffix.lower() in wanted)
-    return sorted(found)
 
 
 def join_key(path: Path, root: Path) -> str:
