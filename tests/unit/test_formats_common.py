@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from rsgen.formats.common import Format, Problem, split_of_path
 from rsgen.formats.files import ImageFolder, join_key, list_files, safe_relative
 from rsgen.formats.jsonl import JsonlWriter
 from rsgen.formats.names import LabelNames
+from rsgen.records import Geo
 from rsgen.registry import names, resolve
 from tests.formats_build import CLASSES, copy_bad, plane, put_image, sample_of, write
 
+PLACE = Geo(None, (0.5, 0.0, 1000.0, 0.0, -0.5, 2000.0))  # what GeoTIFF needs
 WRITTEN = [kind for kind in names("formats") if resolve("formats", kind).make_writer is not None]
 
 
@@ -26,7 +29,7 @@ def test_what_is_written_is_detected_and_read(tmp_path: Path, kind: str) -> None
     entry: Format = resolve("formats", kind)
     assert entry.name == kind
     outline = plane(30, 24, 20, 8, 0.6)
-    write(entry.writer(), [sample_of("a", outline)], tmp_path)
+    write(entry.writer(), [replace(sample_of("a", outline), geo=PLACE)], tmp_path)
     # A quad without a mask is four corners in both.
     expected = {"yolo-seg": "yolo-obb", "dota-annfiles": "dota"}.get(kind, kind)
     dataset = read_dataset(tmp_path)
@@ -165,7 +168,8 @@ def test_a_label_wholly_outside_is_left_out_and_counted(tmp_path: Path, kind: st
 
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_an_error_half_way_leaves_no_temporary_file(tmp_path: Path, kind: str) -> None:
-    samples = [sample_of("a", plane(30, 24, 20, 8, 0.6)), sample_of("b", split="elsewhere")]
+    first = replace(sample_of("a", plane(30, 24, 20, 8, 0.6)), geo=PLACE)
+    samples = [first, sample_of("b", split="elsewhere")]
     with pytest.raises(UsageError, match="not among"):
         write(resolve("formats", kind).writer(), samples, tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))
