@@ -98,10 +98,14 @@ def croissant(
     description: str,
     version: str,
     licences: Sequence[str],
+    objects: Mapping[str, int],
 ) -> str:
-    """The text of `croissant.json` for a data set whose files are `sums`."""
-    objects, sets = _distribution(sums)
-    objects.append(_file_object(SUMS_FILE, sha256_file(folder / SUMS_FILE)))
+    """The text of `croissant.json` for a data set whose files are `sums`.
+
+    `objects`: how many lie in each split (lists without entries have no records to describe).
+    """
+    distribution = _distribution(sums)
+    distribution.append(_file_object(SUMS_FILE, sha256_file(folder / SUMS_FILE)))
     data: dict[str, Any] = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -111,8 +115,8 @@ def croissant(
         "version": version,
         "license": list(licences),
         "isLiveDataset": False,
-        "distribution": [*objects, *sets],
-        "recordSet": [*_coco_records(folder, sums), *_line_records(sums)],
+        "distribution": distribution,
+        "recordSet": [*_coco_records(folder, sums, objects), *_line_records(sums)],
     }
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
@@ -120,7 +124,7 @@ def croissant(
 # ---------------------------------------------------------------- files
 
 
-def _distribution(sums: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _distribution(sums: Mapping[str, str]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str], list[str]] = {}
     for name in sums:
         path = Path(name)
@@ -133,7 +137,17 @@ def _distribution(sums: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[d
             sets.append(_file_set(parent, suffix))
         else:
             objects += [_file_object(name, sums[name]) for name in names]
-    return objects, sets
+    for name in _coco_files(sums):
+        # mlcroissant reads all fields of a file into one table: two lists need two objects.
+        objects.append({**_file_object(name, sums[name]), "@id": _ANNOTATIONS.format(name)})
+    return [*objects, *sets]
+
+
+_ANNOTATIONS = "{}#annotations"
+
+
+def _coco_files(sums: Mapping[str, str]) -> list[str]:
+    return [n for n in sums if n.startswith("coco/annotations/") and n.endswith(".json")]
 
 
 def _media_type(suffix: str) -> str:
@@ -178,18 +192,29 @@ def _field(
     }
 
 
-def _coco_records(folder: Path, sums: Mapping[str, str]) -> list[dict[str, Any]]:
+def _coco_records(
+    folder: Path, sums: Mapping[str, str], objects: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Categories, and for each split its images and annotations."""
-    files = [n for n in sums if n.startswith("coco/annotations/") and n.endswith(".json")]
+    files = _coco_files(sums)
     if not files:
         return []
-    categories = json.loads((folder / files[0]).read_text(encoding="utf-8"))["categories"]
-    found = [_categories(categories)]
+    found = [_categories(_category_rows(folder / files[0]))]
     for file in files:
         split = Path(file).stem.removeprefix("instances_")
         found.append(_images_of(file, f"coco-{split}-images"))
-        found.append(_annotations_of(file, f"coco-{split}-annotations", f"coco-{split}-images"))
+        if objects.get(split):
+            name = f"coco-{split}-annotations"
+            found.append(_annotations_of(file, name, f"coco-{split}-images"))
     return found
+
+
+def _category_rows(file: Path) -> list[dict[str, Any]]:
+    """The categories, which our writer puts on the first line, before any image."""
+    with file.open(encoding="utf-8") as handle:
+        head = handle.readline().rstrip().removesuffix(",")
+    rows: list[dict[str, Any]] = json.loads(head + "}")["categories"]
+    return rows
 
 
 def _categories(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -233,7 +258,8 @@ def _images_of(file: str, name: str) -> dict[str, Any]:
 
 def _annotations_of(file: str, name: str, images: str) -> dict[str, Any]:
     def field(key: str, kind: str, **more: Any) -> dict[str, Any]:
-        return _field(name, key, kind, file, {"jsonPath": f"$.annotations[*].{key}"}, **more)
+        source = _ANNOTATIONS.format(file)
+        return _field(name, key, kind, source, {"jsonPath": f"$.annotations[*].{key}"}, **more)
 
     return {
         "@type": "cr:RecordSet",
@@ -260,7 +286,6 @@ def _line_records(sums: Mapping[str, str]) -> list[dict[str, Any]]:
     columns = {
         "id": "sc:Text",
         "image": "sc:Text",
-        "sha256": "sc:Text",
         "width": "sc:Integer",
         "height": "sc:Integer",
         "prompt": "sc:Text",

@@ -67,5 +67,6 @@ def write_metadata(
         "given labels are told apart in README.md.",
         version=__version__,
         licences=licence_values(licences),
+        objects={split: sum(row.get(split, 0) for row in objects.values()) for split in images},
     )
     (folder / CROISSANT_FILE).write_text(text, encoding="utf-8")
