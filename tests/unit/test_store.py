@@ -205,3 +205,17 @@ def test_a_sample_with_a_failed_scorer_counts_as_one_item(tmp_path: Path) -> Non
     ]
     write_part(tmp_path, 0, [kept], failures, {})
     assert part_counts(part_path(tmp_path, 0)) == (1, 2, {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("inside", "is_run"),
+    [("", True), ("images/00000", True), ("dataset", True), ("dataset/masks", False),
+     ("dataset/coco/annotations", False)],
+)  # fmt: skip
+def test_what_an_export_wrote_is_labels_and_no_run(
+    tmp_path: Path, inside: str, is_run: bool
+) -> None:
+    """`extract-masks OUT/dataset/FORMAT` was refused: the export's run holds no samples."""
+    out = sample_run(tmp_path / "run").path
+    (out / inside).mkdir(parents=True, exist_ok=True)
+    assert run_folder(out / inside) == (out if is_run else None)
