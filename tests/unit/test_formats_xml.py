@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rsgen.classes import load_class_table
@@ -27,7 +28,7 @@ from tests.formats_build import (
     put_image,
     sample_of,
     write,
-)
+)from tests.raster_build import NORTH_UP, put_raster
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
@@ -267,6 +268,15 @@ def test_one_label_file_does_not_ask_for_those_of_other_images(tmp_path: Path) -
         dataset = read_dataset(path, **options)  # type: ignore[arg-type]
         assert [s.image for s in dataset] == ["JPEGImages/a.png"]
         assert not dataset.failures
+
+
+def test_a_geotiff_keeps_its_place_on_the_ground(tmp_path: Path) -> None:
+    put(tmp_path, voc(box(3, 3, 10, 10), name="a.tif"), "a.xml", image="-")
+    put_raster(tmp_path / "a.tif", np.zeros((3, 48, 64), np.uint8))
+    (sample,) = read_dataset(tmp_path, format="voc")
+    assert sample.geo is not None and sample.geo.affine == tuple(NORTH_UP)[:6]
+    assert sample.layout.gsd_m is not None
+    assert sample.layout.instances[0].box == Box(2, 2, 10, 10)
 
 
 def test_an_image_without_objects_is_kept(tmp_path: Path) -> None:

@@ -184,3 +184,12 @@ def test_oriented_boxes_over_the_border_are_cut_to_it(tmp_path: Path, angle: flo
     assert np.cos(instance.heading_rad - angle) > 0.5, "the front stays the front"
     inside = np.clip(as_array(source.quad), 0, (WIDTH, HEIGHT))
     assert quad_iou(instance.quad, tuple(map(tuple, inside))) > 0.5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("splits", "told"), [(["train"], True), (["train", "val"], False)])
+def test_a_set_without_val_says_that_ultralytics_wants_one(
+    tmp_path: Path, splits: list[str], told: bool
+) -> None:
+    writer = YoloWriter("yolo")
+    writer.open(tmp_path, CLASSES, splits)
+    assert any("has no val" in note for note in writer.close().notes) == told
