@@ -28,7 +28,8 @@ from tests.formats_build import (
     put_image,
     sample_of,
     write,
-)from tests.raster_build import NORTH_UP, put_raster
+)
+from tests.raster_build import NORTH_UP, put_raster
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 ROTATED = ("cx", "cy", "w", "h", "angle")
