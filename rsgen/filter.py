@@ -42,7 +42,7 @@ from rsgen.scorers.neighbours import (
     without_signature,
 )
 from rsgen.scorers.report import verdict_sheets
-from rsgen.scorers.rules import Thresholds, default_rules, rule_of
+from rsgen.scorers.rules import Thresholds, rules_of
 from rsgen.store import SampleRun, open_samples, part_path, read_part
 
 __all__ = ["FilterStage"]
@@ -62,12 +62,7 @@ class FilterStage:
                 f"filter reads one sample run, got {len(info.paths('run'))}",
                 hint="filter each run by itself; export takes several",
             )
-        given = self._settings.rules
-        self._rules = (
-            default_rules(real=bool(info.paths("real")), checkpoint=bool(info.paths("checkpoint")))
-            if given is None
-            else [rule_of(rule) for rule in given]
-        )
+        self._rules = rules_of(info)
         self._check_rules()
         self.uses_torch = self._settings.rescore == "all" and any(
             rule.scorer == "novelty-latent" for rule in self._rules

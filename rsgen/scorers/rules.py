@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rsgen.request import RunInfo
 from rsgen.scorers.base import Bound, Rule
 from rsgen.settings import RuleConfig
 
-__all__ = ["Thresholds", "default_rules", "rule_of"]
+__all__ = ["Thresholds", "default_rules", "rule_of", "rules_of"]
 
 
 def default_rules(*, real: bool, checkpoint: bool) -> list[Rule]:
@@ -41,6 +42,14 @@ def rule_of(settings: RuleConfig) -> Rule:
         settings.tolerate,
         settings.options,
     )
+
+
+def rules_of(info: RunInfo) -> list[Rule]:
+    """The rules of a filter run: as configured, else the default ones for its inputs."""
+    given = info.config.filter.rules
+    if given is not None:
+        return [rule_of(rule) for rule in given]
+    return default_rules(real=bool(info.paths("real")), checkpoint=bool(info.paths("checkpoint")))
 
 
 @dataclass(frozen=True)

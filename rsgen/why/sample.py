@@ -12,7 +12,7 @@ from rsgen.records import Instance, Sample
 from rsgen.request import RunInfo
 from rsgen.scorers.base import Bound
 from rsgen.scorers.judging import failed_rules
-from rsgen.scorers.rules import Thresholds, default_rules, rule_of
+from rsgen.scorers.rules import Thresholds, rules_of
 from rsgen.store import SampleRun
 from rsgen.why.chain import chain_lines, pool_masks, upstream
 
@@ -108,12 +108,7 @@ def _rules(info: RunInfo) -> tuple[dict[str, Bound], dict[str, float]]:
     path = info.out / "thresholds.json"
     if info.command != "filter" or not path.is_file():
         return {}, {}
-    given = info.config.filter.rules
-    rules = (
-        default_rules(real=bool(info.paths("real")), checkpoint=bool(info.paths("checkpoint")))
-        if given is None
-        else [rule_of(rule) for rule in given]
-    )
+    rules = rules_of(info)
     frozen = Thresholds.from_json(json.loads(path.read_text(encoding="utf-8"))).bounds
     order = [rule.name for rule in rules if rule.name in frozen]
     bounds = {name: frozen[name] for name in dict.fromkeys([*order, *frozen])}

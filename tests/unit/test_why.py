@@ -56,7 +56,7 @@ def test_every_score_stands_beside_its_bound(judged: Path, cli_here: Here) -> No
     things = [row for row in rows["objects"] if row["judged"]]
     assert things and all(row["failed"] == ["contrast"] for row in things)
     assert all("contrast" in row["reasons"][0] for row in things)
-    assert Path(rows["image"]).is_file() and rows["provenance"]["kind"] == "synthetic"
+    assert Path(rows["image"]).is_file() and rows["provenance"]["kind"] == "real"
     text = cli_here("why", judged / "kept", name).out
     assert "verdict  drop" in text and "(min 400)" in text and "FAILS" in text
     assert "25% of the objects may fail" in text and f"filter {judged / 'kept'}" in text
