@@ -312,9 +312,14 @@ def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance |
     kept = things_only(instance, layout, classes)
     if kept is None:
         return None
-    box = kept.bounds() if kept.quad is None else bounds(kept.quad)
+    if kept.quad is None:  # written as an upright box, which has no front
+        return Instance(kept.label, kept.bounds(), difficult=kept.difficult)
     return Instance(
-        kept.label, box, kept.quad, heading_rad=kept.heading_rad, difficult=kept.difficult
+        kept.label,
+        bounds(kept.quad),
+        kept.quad,
+        heading_rad=kept.heading_rad,
+        difficult=kept.difficult,
     )
 
 
