@@ -195,6 +195,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "generate model --pool pool --count 500 --out images",
         "generate model --layouts masks --per-layout 2 --out images",
         "generate model --pool pool --count 500 --workers 4 --out images",
+        "generate model --pool pool --count 500 --out images --series weekly",
     ),
     "filter": (
         "filter images --real masks --out kept",
@@ -204,7 +205,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "export kept --format coco,dota,yolo-obb --out set",
         "export kept --with-real masks --ratio 1:1 --image-format match-real --out set",
     ),
-    "run": ("run quickstart --work quickstart-run", "run factory.yaml --work work --from filter"),
+    "run": (
+        "run quickstart --work quickstart-run",
+        "run factory.yaml --work work --from filter",
+        "run factory.yaml --work work --series nightly   (new images each time)",
+        "templates jobs/nightly.sh > nightly.sh          (that line for cron; `templates` lists more)",
+    ),
 }
 
 O = ConfigOption  # noqa: E741 - a short name keeps the table readable

@@ -135,6 +135,7 @@ def factory(tmp_path: Path) -> Factory:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # five processes that import torch, on a busy machine
 def test_three_nights_one_of_them_killed(factory: Factory) -> None:
     """Only new ids each night; every export holds all earlier ones; the killed one goes on."""
     factory.run()
