@@ -275,7 +275,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
             O("--unet", "train.unet"),
             O("--condition", "train.condition"),
             O("--size", "train.size", int),
-            O("--lr", "train.lr", float),
+            O("--lr", "train.lr"),
         ],
     ),
     _spec(
@@ -350,7 +350,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
             (_option("with_real", Path, "--with-real", "Add real samples from this run"), "real"),
         ],
         [
-            O("--format", "export.format", shape="list", group="formats"),
+            O("--format", "export.format", shape="list"),
             O("--split", "export.split"),
             O("--ratio", "export.ratio"),
             O("--image-format", "export.image_format"),

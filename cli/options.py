@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rsgen.config import choices, is_closed
+from rsgen.config import choices, expected, is_closed
 from rsgen.errors import UsageError
 from rsgen.registry import names
 from rsgen.settings import Config
@@ -58,7 +58,8 @@ class ConfigOption:
         fixed = choices(allowed)
         if fixed and is_closed(allowed):
             return f"[{'|'.join(fixed)}]"
-        open_kind = {int: "N", float: "X", bool: ""}.get(self.kind, "N" if fixed else "TEXT")
+        number = "X" if expected(allowed).startswith("a number") else "N"
+        open_kind = {int: "N", float: "X", bool: ""}.get(self.kind, number if fixed else "TEXT")
         return "|".join([open_kind, *fixed])
 
     def value(self, given: Any) -> Any:

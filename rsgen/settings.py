@@ -149,14 +149,17 @@ class TrainConfig(Section):
         "auto", description="optimiser steps (auto: by the size of the set)"
     )
     unet: Literal["auto", "frozen", "lora", "decoder", "full"] = Field(
-        "auto", description="which UNet weights learn beside the ControlNet"
+        "auto",
+        description="which UNet weights learn beside the ControlNet (auto: by images and weights)",
     )
     lora_rank: int = Field(16, ge=1, description="rank of LoRA layers")
     condition: Literal["binary", "index", "classes"] = Field(
         "classes", description="encoding of the layout"
     )
     size: int | None = Field(None, ge=32, description="training side in pixels (default: model's)")
-    lr: float = Field(1e-4, gt=0, description="peak learning rate")
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="peak learning rate (auto: 2e-4 where all of a small UNet learns)"
+    )
     warmup_steps: int = Field(20, ge=0, description="linear warm-up steps")
     accumulate: int = Field(1, ge=1, description="batches an optimiser step")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")

@@ -33,7 +33,14 @@ from rsgen.training.curves import write_loss_curve
 from rsgen.training.diffusion import DiffusionObjective, DiffusionSettings
 from rsgen.training.latents import LatentViews
 from rsgen.training.loop import FitResult, LoopSettings, Objective, fit
-from rsgen.training.plan import automatic_steps, automatic_unet, check_split, measure
+from rsgen.training.plan import (
+    LR,
+    automatic_lr,
+    automatic_steps,
+    automatic_unet,
+    check_split,
+    measure,
+)
 from rsgen.training.result import write_checkpoint
 from rsgen.training.session import default_threads, open_training
 from rsgen.training.setup import (
@@ -66,6 +73,7 @@ class Session:
     batch_size: int
     steps: int
     base_name: str
+    lr: float
 
     @property
     def seed(self) -> int:
@@ -81,7 +89,7 @@ class Session:
             max_steps=self.steps,
             batch_size=self.batch_size,
             accumulate=settings.accumulate,
-            lr=settings.lr,
+            lr=self.lr,
             warmup_steps=settings.warmup_steps,
             schedule=settings.lr_schedule,
             lr_floor=settings.lr_floor,
@@ -146,6 +154,7 @@ def train(job: Job) -> RunSummary:
             frozen.batch_size,
             frozen.count,
             str(base),
+            LR if settings.lr == "auto" else settings.lr,
         )
         _describe(session)
         if settings.task == "autoencoder":
@@ -281,13 +290,16 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
         unet_mode = "full" if unet_mode == "auto" else unet_mode
     else:
         encoding = prepare_controlnet(model, settings, classes, session.seed)
+    count = sum(p.numel() for p in model.unet.parameters())
     if unet_mode == "auto":
-        count = sum(p.numel() for p in model.unet.parameters())
         unet_mode = automatic_unet(len(session.images), count)
         session.run.reporter.note(
             f"train.unet auto: {unet_mode} ({len(session.images)} images, "
             f"{count / 1e6:.0f} M UNet weights)"
         )
+    if settings.lr == "auto" and settings.task == "controlnet":
+        session.lr = automatic_lr(unet_mode, count)
+        session.run.reporter.note(f"train.lr auto: {session.lr:g}")
     learn_text = settings.learn_text
     if learn_text is None:
         learn_text = settings.task == "base" and settings.from_scratch
@@ -317,7 +329,7 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
         return validator.look(step, session.run.path / "validation" / f"step-{step:06d}.png")
 
     result = _optimise(session, objective, look)
-    card = _card(session, encoding, settings.task, {"unet": unet_mode})
+    card = _card(session, encoding, settings.task, {"unet": unet_mode, "lr": session.lr})
     return _commit(session, objective, result, card, look, lora=unet_mode == "lora")
 
 
@@ -423,7 +435,7 @@ def void(value: object) -> None:
 
 
 def _card(
-    session: Session, encoding: ConditionEncoding | None, task: str, more: dict[str, str]
+    session: Session, encoding: ConditionEncoding | None, task: str, more: dict[str, str | float]
 ) -> ModelCard:
     gsds = [s.layout.gsd_m for s in session.images.samples if s.layout.gsd_m is not None]
     old = session.model.card

@@ -13,23 +13,44 @@ from torch import nn
 from rsgen.errors import UsageError
 from rsgen.training.loop import Objective
 
-__all__ = ["Estimate", "automatic_steps", "automatic_unet", "check_split", "measure"]
+__all__ = [
+    "Estimate",
+    "automatic_lr",
+    "automatic_steps",
+    "automatic_unet",
+    "check_split",
+    "measure",
+]
 
 # Images that pay for one more million of trainable UNet parameters, by how many learn:
 # 870M parameters (Stable Diffusion 1.5) are tuned by LoRA from 435 images, in their decoder
 # from 4,350, as a whole from 43,500; 300 images leave them frozen.
 IMAGES_PER_MILLION = {"lora": 0.5, "decoder": 5.0, "full": 50.0}
+# Below this many parameters all of the UNet learns, whatever the set: a network that small has
+# seen little, and its decoder alone paints next to nothing of other images.
+SMALL_UNET = 50e6
+LR, SMALL_LR = 1e-4, 2e-4
 PASSES = 20
 STEP_RANGE = (60, 20_000)
 
 
 def automatic_unet(images: int, unet_parameters: int) -> str:
-    """frozen, lora, decoder or full: the most that this many images can pay for."""
+    """frozen, lora, decoder or full: the most that this many images can pay for.
+
+    A small UNet learns as a whole.
+    """
+    if unet_parameters < SMALL_UNET:
+        return "full"
     chosen = "frozen"
     for mode, rate in IMAGES_PER_MILLION.items():
         if images >= rate * unet_parameters / 1e6:
             chosen = mode
     return chosen
+
+
+def automatic_lr(unet_mode: str, unet_parameters: int) -> float:
+    """The peak learning rate: higher where all of a small UNet learns."""
+    return SMALL_LR if unet_mode == "full" and unet_parameters < SMALL_UNET else LR
 
 
 def automatic_steps(images: int, samples_a_step: int) -> int:

@@ -17,7 +17,7 @@ from rsgen.data import (
 )
 from rsgen.errors import DataError
 from rsgen.losses import object_weights
-from rsgen.training.plan import automatic_steps, automatic_unet
+from rsgen.training.plan import automatic_lr, automatic_steps, automatic_unet
 from tests.build import CLASSES, instance, layout, picture, sample
 
 
@@ -115,12 +115,19 @@ def test_object_weights_lift_small_things_most() -> None:
         (1_000, 860_000_000, "lora"),
         (10_000, 860_000_000, "decoder"),
         (100_000, 860_000_000, "full"),
-        (160, 6_400_000, "decoder"),  # the quickstart
+        (160, 6_400_000, "full"),  # tiny
+        (20, 49_000_000, "full"),
+        (20, 51_000_000, "frozen"),
     ],
 )
 def test_what_learns_by_the_size_of_the_set(count: int, parameters: int, expected: str) -> None:
     """Catches a large network tuned on a handful of pictures."""
     assert automatic_unet(count, parameters) == expected
+
+
+def test_a_small_network_that_learns_as_a_whole_learns_faster() -> None:
+    assert automatic_lr("full", 6_400_000) == 2e-4
+    assert automatic_lr("decoder", 6_400_000) == automatic_lr("full", 860_000_000) == 1e-4
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 60), (160, 400), (10**7, 20_000)])
