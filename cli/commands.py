@@ -209,7 +209,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "run quickstart --work quickstart-run",
         "run factory.yaml --work work --from filter",
         "run factory.yaml --work work --series nightly   (new images each time)",
-        "templates jobs/nightly.sh > nightly.sh          (that line for cron; `templates` lists more)",
+        "templates jobs/nightly.sh > nightly.sh          (for cron; `templates`: Slurm, DVC)",
     ),
 }
 

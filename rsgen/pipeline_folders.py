@@ -130,8 +130,8 @@ class Folders:
             if name not in record or not is_committed(folder):
                 raise DataError(
                     f"{turn.path}: its stage {name} is gone, so this export would lack its images",
-                    hint=f"put it back, move {turn.path.name} out of {self._work} as a whole, or begin "
-                    "another series",
+                    hint=f"put it back, move {turn.path.name} as a whole out of {self._work}, "
+                    "or begin another series",
                 )
             found.append(folder)
         return found
