@@ -228,12 +228,12 @@ def correct_layout(
             result[k] = None
             changes["deleted"] += 1
     for number, instance in enumerate(drawn):
-        k = matches.get(number)
-        if k is None:
+        if number not in matches:
             added.append(_drawn(instance, None, classes, oriented))
             changes["added"] += 1
             continue
-        result[k], what = _changed(instance, given[k], held[k], classes)
+        place = matches[number]
+        result[place], what = _changed(instance, given[place], held[place], classes)
         changes[what] += 1
     stuff = {i.label: i for i in fixed.instances if classes.is_stuff(i.label)}
     for k, instance in enumerate(old.instances):

@@ -127,14 +127,15 @@ def _open(inputs: tuple[tuple[str, str, str, str], ...], config_json: str) -> So
     datasets = [o.dataset for o in opened if o.dataset is not None]
     dropped, bad_labels = _failures(datasets)
     counts: dict[str, int] = {}
-    for read in (*datasets, *fixed):
+    reads: list[Dataset | Corrected] = [*datasets, *fixed]
+    for read in reads:
         for key, value in read.counts.items():
             counts[key] = counts.get(key, 0) + value
     dropped += tuple(failure for corrected in fixed for failure in corrected.failures)
     how = "drawn 80/10/10 by parent scene" if drawn else "as given"
     shares = ", ".join(f"{name} {n}" for name, n in split_counts(splits).items())
     notes = [f"splits ({how}): {shares}"]
-    for read in (*datasets, *fixed):
+    for read in reads:
         notes += read.notes
     notes += _name_notes(opened, classes, config, corrected=bool(fixed))
     notes += _lost_notes([sample for sample, _ in pairs])

@@ -257,8 +257,9 @@ def _own_id(record: Mapping[str, Any], image_id: str) -> str:
 
 def _gsd(record: Mapping[str, Any], images: _Images) -> float | None:
     value = record.get("gsd_m")
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e6
-    return images.gsd_m or (float(value) if known else None)
+    if images.gsd_m is not None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return images.gsd_m
+    return float(value) if 0 < value < 1e6 else None
 
 
 def _groups(shapes: Sequence[Any]) -> Iterator[list[int]]:

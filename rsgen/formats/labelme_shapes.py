@@ -36,8 +36,8 @@ __all__ = ["drawn", "shape_records", "shapes_as_instance"]
 
 CIRCLE_POINTS = 64
 # A stair of pixels along a straight edge strays by less than a pixel from it.
-SIMPLIFY_PX = 1.0
-LEAST_IOU = 0.9  # small shapes that few points cannot hold keep them all
+SIMPLIFY_PX = (1.0, 0.75)
+LEAST_IOU = 0.85  # small shapes that few points cannot hold keep them all
 FLAGS = ("difficult", "truncated", "iscrowd")
 OUTLINES = {
     "polygon": "a closed outline",
@@ -230,17 +230,18 @@ def drawn(mask: Mask) -> tuple[Mask, tuple[Array, ...]]:
     if any(len(rings) > 1 for rings in parts):
         return mask, ()
     exact = [rings[0] for rings in parts]
-    simple = [_simplified(ring) for ring in exact]
     box = mask.box
     right, bottom = math.ceil(box.x1) + 1, math.ceil(box.y1) + 1
-    filled = fill_outlines([simple], right, bottom)[0]
-    if filled is not None and filled.iou(mask) >= LEAST_IOU:
-        return filled, tuple(simple)
+    for tolerance in SIMPLIFY_PX:
+        simple = [_simplified(ring, tolerance) for ring in exact]
+        filled = fill_outlines([simple], right, bottom)[0]
+        if filled is not None and filled.iou(mask) >= LEAST_IOU:
+            return filled, tuple(simple)
     return mask, tuple(exact)
 
 
-def _simplified(ring: Array) -> Array:
-    simple = Polygon(ring).simplify(SIMPLIFY_PX, preserve_topology=True)
+def _simplified(ring: Array, tolerance_px: float) -> Array:
+    simple = Polygon(ring).simplify(tolerance_px, preserve_topology=True)
     return np.asarray(simple.exterior.coords[:-1], dtype=np.float64)
 
 
