@@ -1,0 +1,216 @@
+"""`evaluate`: how good a generated set is, by every metric that is asked for.
+
+Each metric is a cell whose answer is kept in OUT/cells as soon as it is there: a run that was
+stopped goes on with the next one. The report puts them together, beside another one's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsgen.classes import united
+from rsgen.devices import device_name
+from rsgen.errors import DataError, UsageError
+from rsgen.evaluation.base import FEW, Cell, CellResult, Evaluation, Images
+from rsgen.evaluation.page import write_report
+from rsgen.images import replace_bytes
+from rsgen.judge.model import judge_folder, load_judge
+from rsgen.registry import names, resolve
+from rsgen.reporting import RunSummary
+from rsgen.request import Plan
+from rsgen.runs import Job, ProgramRun, start_program
+from rsgen.splits import train_only
+from rsgen.store import SampleRun, input_ref, open_samples, run_folder
+
+__all__ = ["evaluate"]
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class _Opened:
+    generated: SampleRun
+    real: SampleRun
+    judge: Path
+    against: Mapping[str, Any] | None
+
+
+def evaluate(job: Job) -> RunSummary:
+    """Inputs: `run` (generated samples), `real` (a sample run with test and train splits),
+    `judge` (train-judge OUT), and optionally `against` (an earlier evaluate OUT).
+
+    Raises:
+        UsageError: an input is missing, or a judge for rewards was given. DataError: there are
+        no generated images, or no real ones of the test split. Stopped: run the line again.
+    """
+    settings = job.config.evaluate
+    cells = _cells(settings.metrics)
+    opened = _open(job)
+    device = device_name(job.config.execution.device)
+    plan = Plan(len(cells), (), 1, "fp32", device, job.config.execution.threads or 1)
+    inputs = [
+        input_ref(name, path, allow_partial=job.allow_partial)
+        for name in ("run", "real", "judge", "against")
+        for path in job.paths(name)
+    ]
+    classes = united([opened.real.classes, opened.generated.classes])
+    generated, real, train = _images(opened)
+    if job.dry_run:
+        counts = {"generated": len(generated), "real test": len(real), "real train": len(train)}
+        return RunSummary(job.command, str(job.out), "dry-run", counts=counts)
+    with start_program(job, inputs=inputs, classes=classes, plan=plan) as run:
+        if run.committed:
+            return run.summary()
+        evaluation = Evaluation(
+            generated,
+            real,
+            train,
+            classes,
+            load_judge(opened.judge, "evaluation", device=device, force=settings.force_judge),
+            settings,
+            job.config.seed,
+            device,
+            run.path,
+            run.reporter,
+            run.check_stop,
+        )
+        results = _compute(run, evaluation, cells)
+        return _commit(run, evaluation, cells, results, opened.against)
+
+
+def _cells(wanted: tuple[str, ...]) -> list[Cell]:
+    if len(set(wanted)) < len(wanted) or not wanted:
+        raise UsageError(
+            f"evaluate.metrics {','.join(wanted)!r} names a metric twice, or none",
+            hint=f"known: {', '.join(names('metrics'))}",
+        )
+    return [resolve("metrics", name) for name in wanted]
+
+
+def _open(job: Job) -> _Opened:
+    for name, flag in (("run", "RUN"), ("real", "--real RUN"), ("judge", "--judge JUDGES")):
+        if len(job.paths(name)) != 1:
+            raise UsageError(
+                f"evaluate needs {flag} once, got {len(job.paths(name))}",
+                hint="rsgen evaluate IMAGES --real MASKS --judge JUDGES --out OUT",
+            )
+    judge = job.paths("judge")[0]
+    judge_folder(judge, "evaluation", force=job.config.evaluate.force_judge)
+    against = None
+    for path in job.paths("against"):
+        against = _read_report(run_folder(path) or path)
+    return _Opened(
+        open_samples(job.paths("run")[0], job.allow_partial),
+        open_samples(job.paths("real")[0], job.allow_partial),
+        judge,
+        against,
+    )
+
+
+def _read_report(out: Path) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{out / REPORT}: no report of an evaluation ({error})",
+            hint="give --against the OUT of an earlier rsgen evaluate",
+        ) from error
+
+
+def _images(opened: _Opened) -> tuple[Images, Images, Images]:
+    """(generated ones that no filter dropped, real test ones, real train ones)."""
+    made, real = list(opened.generated), list(opened.real)
+    generated = tuple(s for s in made if s.image is not None and s.verdict != "drop")
+    test = tuple(s for s in real if s.split == "test" and s.image is not None)
+    train = tuple(s for s in train_only(real) if s.image is not None)
+    if not generated:
+        raise DataError(
+            f"{opened.generated.path}: none of {len(made)} samples has an image that was kept",
+            hint="give a run of generate, or of filter",
+        )
+    if not test:
+        raise DataError(
+            f"{opened.real.path}: no image of the test split among {len(real)}",
+            hint="what was learned from cannot measure: give a run with a test split",
+        )
+    return (
+        Images("generated", generated, opened.generated.read_image),
+        Images("real", test, opened.real.read_image),
+        Images("real train", train, opened.real.read_image),
+    )
+
+
+def _compute(run: ProgramRun, evaluation: Evaluation, cells: list[Cell]) -> dict[str, CellResult]:
+    results: dict[str, CellResult] = {}
+    run.reporter.stage("evaluate", len(cells), "metric")
+    for cell in cells:
+        kept = run.path / "cells" / f"{cell.name}.json"
+        folder = run.path / "cells" / cell.name
+        if kept.is_file():
+            results[cell.name] = CellResult.from_json(json.loads(kept.read_text("utf-8")))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            result = _answered(cell, evaluation, folder)
+            text = json.dumps(result.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+            replace_bytes(kept, text.encode("utf-8"))
+            results[cell.name] = result
+        run.reporter.advance()
+        run.check_stop()
+    return results
+
+
+def _answered(cell: Cell, evaluation: Evaluation, folder: Path) -> CellResult:
+    """A metric that these images do not allow is an answer too; the others go on."""
+    try:
+        return cell.compute(evaluation, folder)
+    except DataError as error:
+        return CellResult({}, notes=(f"not measured: {error.message}",))
+
+
+def _commit(
+    run: ProgramRun,
+    evaluation: Evaluation,
+    cells: list[Cell],
+    results: Mapping[str, CellResult],
+    against: Mapping[str, Any] | None,
+) -> RunSummary:
+    counts = {
+        "generated images": len(evaluation.generated),
+        "real test images": len(evaluation.real),
+        "metrics": len(results),
+    }
+    report = {
+        "schema": 1,
+        "counts": counts,
+        "cells": {name: result.to_json() for name, result in results.items()},
+        "titles": {cell.name: cell.title for cell in cells},
+    }
+    text = json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    replace_bytes(run.path / REPORT, text.encode("utf-8"))
+    page = write_report(run.path / "report.html", report, run.path / "cells", against)
+    notes = [f"{name}: {note}" for name, result in results.items() for note in result.notes]
+    fewest = min(len(evaluation.generated), len(evaluation.real))
+    if fewest < FEW:
+        notes.append(f"{fewest} images on a side: figures of distributions are rough under {FEW}")
+    for note in notes:
+        run.reporter.note(note)
+    tables = {cell.title: _column(results[cell.name].figures, against, cell.name) for cell in cells}
+    artifacts = {"report": page, "figures": run.path / REPORT}
+    return run.commit(counts=counts, artifacts=artifacts, tables=tables, notes=notes)
+
+
+def _column(
+    figures: Mapping[str, Any], against: Mapping[str, Any] | None, name: str
+) -> dict[str, float | int | str]:
+    """A cell's figures for the console, with the other report's in brackets."""
+    other = {} if against is None else against.get("cells", {}).get(name, {}).get("figures", {})
+    column: dict[str, float | int | str] = {}
+    for key, value in figures.items():
+        shown = "-" if value is None else value
+        column[key] = shown if against is None else f"{shown} (against: {other.get(key, '-')})"
+    return column

@@ -1,0 +1,1 @@
+"""The metrics of `evaluate`, one module a question that is asked of a generated set."""

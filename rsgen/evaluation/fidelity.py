@@ -1,0 +1,106 @@
+"""Do generated images look like real ones? Distances of feature distributions at equal N.
+
+By default the features are the judge's own, and the figures are called FD-judge, KD-judge and
+MMD-judge: only Inception's features give FID and KID (transformers has no Inception), and only
+CLIP's give CMMD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rsgen.errors import DataError
+from rsgen.evaluation.base import FEW, CellResult, Evaluation, Images, figure
+from rsgen.evaluation.distances import Features, cmmd, frechet, kernel_distance
+from rsgen.evaluation.features import FeatureNetwork, open_features
+
+__all__ = ["CELL", "FidelityCell", "halves"]
+
+LEAST = 8
+REPEATS = 10
+
+
+class FidelityCell:
+    """Frechet, kernel and Gaussian-kernel distances, with the real images' own floor."""
+
+    name = "fidelity"
+    title = "fidelity: do the images look like real ones"
+
+    def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
+        network = open_features(evaluation)
+        made = features_of(evaluation.generated, network, evaluation.check_stop)
+        real = features_of(evaluation.real, network, evaluation.check_stop)
+        count = min(len(made), len(real)) // 2
+        if count < LEAST:
+            raise DataError(
+                f"{len(made)} generated and {len(real)} real test images; distances need at "
+                f"least {2 * LEAST} of each",
+                hint="generate more, or give a larger --real",
+            )
+        rng = np.random.default_rng(evaluation.seed)
+        rows, floor = [], []
+        for _ in range(REPEATS):
+            left, right = halves(len(real), count, rng)
+            some = rng.permutation(len(made))[:count]
+            rows.append(_distances(made[some], real[left]))
+            floor.append(_distances(real[right], real[left]))
+        names = _names(network.name)
+        table = {
+            name: {
+                "generated to real": figure(float(np.mean([r[k] for r in rows]))),
+                "real to real": figure(float(np.mean([r[k] for r in floor]))),
+                "spread": figure(float(np.std([r[k] for r in rows]))),
+            }
+            for k, name in enumerate(names)
+        }
+        figures = {
+            f"{name}{suffix}": row[column]
+            for name, row in table.items()
+            for suffix, column in (("", "generated to real"), (", real to real", "real to real"))
+        }
+        notes = []
+        if min(len(made), len(real)) < FEW:
+            notes.append(
+                f"{count} images a side, of {len(made)} generated and {len(real)} real: rough "
+                f"under {FEW}; compare with the real-to-real floor of the same N only"
+            )
+        return CellResult(
+            figures,
+            {f"distances at N = {count}, mean of {REPEATS} draws": table},
+            {"generated images": len(made), "real images": len(real), "a side": count},
+            notes,
+        )
+
+
+def _names(network: str) -> tuple[str, str, str]:
+    """What the distances are called: the famous names belong to their own features."""
+    if network == "CLIP":
+        return ("FD-CLIP", "KD-CLIP", "CMMD")
+    return (f"FD-{network}", f"KD-{network}", f"MMD-{network}")
+
+
+def _distances(first: Features, second: Features) -> tuple[float, float, float]:
+    return (frechet(first, second), kernel_distance(first, second), cmmd(first, second))
+
+
+def halves(total: int, count: int, rng: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:
+    """Two disjoint draws of `count` positions out of `total`."""
+    order = rng.permutation(total)
+    return order[:count].tolist(), order[count : 2 * count].tolist()
+
+
+def features_of(
+    images: Images, network: FeatureNetwork, check_stop: Callable[[], None]
+) -> Features:
+    """float64 [N, D]; image by image, so that batches do not matter."""
+    rows = []
+    for pixels in images.pixels():
+        rows.append(network.features(pixels[None])[0])
+        check_stop()
+    return np.asarray(rows, dtype=np.float64)
+
+
+CELL = FidelityCell()

@@ -1,0 +1,304 @@
+"""Are the asked objects there? The judge's detections against the labels that were the input.
+
+Source: YOLOScore of OF-Diff (ICLR 2026), section 5: average precision of a detector trained on
+real images, on generated ones against their layout. Differs in: judge B in place of a
+YOLO, every detection counts, oriented precision beside it, and the same judge's precision on
+held real images as the ceiling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rsgen.detections import Detections
+from rsgen.evaluation.base import CellResult, Evaluation, Images, figure
+from rsgen.geometry import RotatedBox, quad_from_tuple, quad_to_rotated_box
+from rsgen.judge.report import count_rows
+from rsgen.matching import (
+    Asked,
+    CocoPrecision,
+    asked_of,
+    coco_precision,
+    match_objects,
+    oriented_precision,
+)
+from rsgen.pictures import contact_sheet, draw_layout
+from rsgen.records import ClassTable
+
+__all__ = ["CELL", "LayoutCell", "Measured", "detect_all", "measure", "pose_errors"]
+
+OVERLAP = 0.5
+LOOSE = 0.3  # pose errors are taken of pairs that overlap this much: at 0.5 they flatter
+DENSITIES = ((1, 5), (6, 20), (21, 100), (101, 10**9))
+PICTURES = 12
+
+
+def detect_all(images: Images, evaluation: Evaluation) -> list[Detections]:
+    """The judge's detections of each image."""
+    found = []
+    for pixels in images.pixels():
+        found += evaluation.judge.detect(pixels[None])
+        evaluation.check_stop()
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A set's figures: precision in COCO's and VOC's forms, recall, false objects, poses."""
+
+    coco: CocoPrecision
+    voc07: float
+    voc12: float
+    by_class: dict[str, float]
+    recognised: float
+    right_place: float
+    extra: float
+    count_error: float
+    poses: dict[str, float]
+
+
+def measure(
+    found: Sequence[Detections], asked: Sequence[Asked], names: Sequence[str], threshold: float
+) -> Measured:
+    """Everything but pictures.
+
+    recognised: share of asked objects with a detection of their class at IoU 0.5 and at least
+    `threshold`. right_place: the same, whatever its class. extra: detections above the
+    threshold without an object, an asked object. count_error: mean of |found - asked| / asked.
+    """
+    sure = [d.above(threshold) for d in found]
+    total = sum(int((~a.ignored).sum()) for a in asked)
+    named = _taken(sure, asked, any_class=False)
+    placed = _taken(sure, asked, any_class=True)
+    used = sum(
+        len(match_objects(d, a, OVERLAP, any_class=True)) for d, a in zip(sure, asked, strict=True)
+    )
+    extra = sum(len(d) for d in sure) - used
+    ratios = [abs(len(d) - len(a)) / len(a) for d, a in zip(sure, asked, strict=True) if len(a)]
+    oriented = oriented_precision(found, asked, names)
+    points = oriented_precision(found, asked, names, form="voc07")
+    return Measured(
+        coco_precision(found, asked, names),
+        _mean(points.values()),
+        _mean(oriented.values()),
+        oriented,
+        named / total if total else math.nan,
+        placed / total if total else math.nan,
+        extra / total if total else math.nan,
+        float(np.mean(ratios)) if ratios else math.nan,
+        pose_errors(sure, asked),
+    )
+
+
+def _taken(found: Sequence[Detections], asked: Sequence[Asked], *, any_class: bool) -> int:
+    return sum(
+        not truth.ignored[match.asked]
+        for ours, truth in zip(found, asked, strict=True)
+        for match in match_objects(ours, truth, OVERLAP, any_class=any_class)
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def pose_errors(found: Sequence[Detections], asked: Sequence[Asked]) -> dict[str, float]:
+    """Medians over matched objects of a class: centre in pixels, size as a ratio of sqrt areas,
+    axis in degrees (0 to 90; slender objects alone), and the share of right headings.
+
+    A heading is right when it is nearer to the asked one than to its opposite.
+    """
+    centres, sizes, axes, fronts = [], [], [], []
+    for ours, theirs in zip(found, asked, strict=True):
+        for match in match_objects(ours, theirs, LOOSE):
+            one = quad_to_rotated_box(quad_from_tuple(ours.quads[match.found]))
+            other = quad_to_rotated_box(quad_from_tuple(theirs.quads[match.asked]))
+            centres.append(math.hypot(one.cx - other.cx, one.cy - other.cy))
+            areas = one.w * one.h, max(other.w * other.h, 1e-9)
+            sizes.append(abs(math.sqrt(areas[0] / areas[1]) - 1))
+            if max(other.w, other.h) > 1.3 * min(other.w, other.h):
+                axes.append(_axis_degrees(_long_axis(one), _long_axis(other)))
+            asked_front = theirs.headings[match.asked]
+            front = ours.headings[match.found]
+            if not math.isnan(asked_front) and not math.isnan(front):
+                fronts.append(math.cos(front - asked_front) > 0)
+    return {
+        "centre error, px (median)": _median(centres),
+        "size error, share (median)": _median(sizes),
+        "axis error, degrees (median)": _median(axes),
+        "headings right, share": float(np.mean(fronts)) if fronts else math.nan,
+    }
+
+
+def _long_axis(box: RotatedBox) -> float:
+    return box.angle_rad if box.w >= box.h else box.angle_rad + math.pi / 2
+
+
+def _axis_degrees(one: float, other: float) -> float:
+    return math.degrees(abs(math.remainder(one - other, math.pi)))
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else math.nan
+
+
+class LayoutCell:
+    """Layout fidelity, beside the ceiling of held real images."""
+
+    name = "layout"
+    title = "layout: are the asked objects there"
+
+    def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
+        names = [h.name for h in evaluation.judge.card.habits]
+        threshold = evaluation.judge.card.threshold
+        sets = {}
+        for images in (evaluation.generated, evaluation.real):
+            asked = [_known(asked_of(s.layout, evaluation.classes), evaluation.judge.classes)
+                     for s in images.samples]  # fmt: skip
+            sets[images.name] = (detect_all(images, evaluation), asked)
+        measured = {
+            k: measure(found, asked, names, threshold) for k, (found, asked) in sets.items()
+        }
+        made, real = measured["generated"], measured["real"]
+        found, asked = sets["generated"]
+        pictures = _pictures(evaluation, found, asked, folder)
+        return CellResult(
+            figures={
+                "AP50": figure(made.coco.ap50),
+                "AP50 of held real images": figure(real.coco.ap50),
+                "ratio to real": figure(
+                    made.coco.ap50 / real.coco.ap50 if real.coco.ap50 else math.nan
+                ),
+                "recognised in the right class": figure(made.recognised),
+                "recognised, held real images": figure(real.recognised),
+                "extra objects, an asked one": figure(made.extra),
+                "count error": figure(made.count_error),
+                **{key: figure(value) for key, value in made.poses.items()},
+            },
+            tables={
+                "precision": {k: _precision_row(m) for k, m in measured.items()},
+                "by class (AP50, oriented AP50)": _class_rows(made, real, names, asked),
+                "by density, generated": {
+                    k: dict(v) for k, v in count_rows(found, asked, threshold).items()
+                },
+                "by density, precision": _density_rows(found, asked, names),
+                "poses": {
+                    k: {n: figure(v) for n, v in m.poses.items()} for k, m in measured.items()
+                },
+            },
+            counts={
+                "generated images": len(evaluation.generated),
+                "generated objects": sum(len(a) for a in asked),
+                "real images": len(evaluation.real),
+                "real objects": sum(len(a) for a in sets["real"][1]),
+                "most detections counted in an image": made.coco.most_detections,
+            },
+            notes=_notes(evaluation, names),
+            pictures=pictures,
+        )
+
+
+def _known(asked: Asked, classes: ClassTable) -> Asked:
+    """The objects under the judge's names; those that it does not know are left out."""
+    entries = [classes.find(label) for label in asked.labels]
+    keep = [k for k, entry in enumerate(entries) if entry is not None and entry.kind == "thing"]
+    return Asked(
+        asked.quads[keep],
+        tuple(entries[k].name for k in keep),  # type: ignore[union-attr]
+        asked.ignored[keep],
+        asked.headings[keep],
+        asked.width,
+        asked.height,
+    )
+
+
+def _notes(evaluation: Evaluation, names: Sequence[str]) -> tuple[str, ...]:
+    unknown = sorted(
+        {
+            i.label
+            for s in evaluation.generated.samples
+            for i in s.layout.instances
+            if not evaluation.classes.is_stuff(i.label)
+            and evaluation.judge.classes.find(i.label) is None
+        }
+    )
+    if not unknown:
+        return ()
+    return (f"the judge knows {', '.join(names)}; not measured: {', '.join(unknown)}",)
+
+
+def _precision_row(one: Measured) -> dict[str, float | None]:
+    return {
+        "AP": figure(one.coco.ap),
+        "AP50": figure(one.coco.ap50),
+        "AP75": figure(one.coco.ap75),
+        "oriented AP50 (VOC12)": figure(one.voc12),
+        "oriented AP50 (VOC07)": figure(one.voc07),
+        **{f"AP50 {size}": figure(value) for size, value in one.coco.by_size.items()},
+        "recognised": figure(one.recognised),
+        "in place, any class": figure(one.right_place),
+    }
+
+
+def _class_rows(
+    made: Measured, real: Measured, names: Sequence[str], asked: Sequence[Asked]
+) -> dict[str, dict[str, float | int | None]]:
+    return {
+        name: {
+            "objects": sum(a.labels.count(name) for a in asked),
+            "AP50": figure(made.coco.by_class[name]),
+            "oriented AP50": figure(made.by_class[name]),
+            "AP50 of held real": figure(real.coco.by_class[name]),
+        }
+        for name in names
+    }
+
+
+def _density_rows(
+    found: Sequence[Detections], asked: Sequence[Asked], names: Sequence[str]
+) -> dict[str, dict[str, float | int | None]]:
+    rows: dict[str, dict[str, float | int | None]] = {}
+    for low, high in DENSITIES:
+        chosen = [k for k, a in enumerate(asked) if low <= len(a) <= high]
+        if chosen:
+            label = f"{low}-{high} objects" if high < 10**9 else f"over {low - 1} objects"
+            part = coco_precision([found[k] for k in chosen], [asked[k] for k in chosen], names)
+            rows[label] = {"images": len(chosen), "AP50": figure(part.ap50)}
+    return rows
+
+
+def _pictures(
+    evaluation: Evaluation, found: Sequence[Detections], asked: Sequence[Asked], folder: Path
+) -> dict[str, str]:
+    """Best and worst images: the asked layout beside what the judge saw."""
+    threshold = evaluation.judge.card.threshold
+
+    def wrong(k: int) -> float:
+        sure = found[k].above(threshold)
+        right = len(match_objects(sure, asked[k], OVERLAP))
+        return (len(asked[k]) + len(sure) - 2 * right) / (1 + len(asked[k]))
+
+    with_objects = [k for k, a in enumerate(asked) if len(a)]
+    order = sorted(with_objects, key=wrong)
+    made = {}
+    for title, chosen in (("worst", order[::-1][:PICTURES]), ("best", order[:PICTURES])):
+        tiles, titles = [], []
+        for k in chosen:
+            sample = evaluation.generated.samples[k]
+            image = evaluation.generated.read(sample)
+            sure = found[k].above(threshold)
+            boxes = replace(sample.layout, instances=sure.instances())
+            tiles += [draw_layout(image, sample.layout, masks=False), draw_layout(image, boxes)]
+            titles += [f"asked: {len(asked[k])}", f"seen: {len(sure)}"]
+        contact_sheet(tiles, folder / f"{title}.png", titles=titles, columns=6)
+        made[f"{title}: asked beside seen"] = f"{title}.png"
+    return made
+
+
+CELL = LayoutCell()
