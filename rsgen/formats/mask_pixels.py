@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from rsgen.errors import DataError
 from rsgen.formats.common import Problem
 from rsgen.formats.files import size_of
+from rsgen.georaster.header import driver_of, gdal_session, is_raster
 from rsgen.images import DECODER_ERRORS
 from rsgen.legend import Color, Legend
 
@@ -84,54 +86,120 @@ def read_mask(path: Path, name: str, max_pixels: int) -> MaskPixels:
             problem.fix,
         ) from problem
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        if is_raster(path):
+            return _raster_pixels(path)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _pixels(image)
+            with Image.open(path) as image:
+                return _pixels(image)
     except DECODER_ERRORS as error:
         raise Problem("BadMask", f"damaged mask ({error})", "copy or write it anew") from error
+    except DataError as error:
+        text = error.message.replace(str(path), name)
+        raise Problem("BadMask", text, "copy or write it anew") from error
 
 
 def header_mode(path: Path) -> str | None:
     """PIL's mode of an image file, without decoding; None where it cannot be opened."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return image.mode
+            with Image.open(path) as image:
+                return image.mode
     except DECODER_ERRORS:
         return None
 
 
 def _pixels(image: Image.Image) -> MaskPixels:
     raw = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")
-    if image.format in LOSSY or image.info.get("compression") == "jpeg":
-        raise Problem(
-            "LossyMask",
-            f"the mask is a {image.format} of a lossy kind: its pixels are not as drawn",
-            "write it as PNG from its source (a JPEG saved as PNG stays wrong)",
-        )
+    if image.format in LOSSY:
+        raise _lossy(str(image.format))
     if image.mode not in VALUE_MODES | COLOR_MODES or (image.mode in COLOR_MODES and ";16" in raw):
-        raise Problem(
-            "BadMask",
-            f"the mask has pixels of kind {image.mode} {raw}".rstrip(),
-            "write it as PNG of values (8 or 16 bits), palette indices or 8-bit RGB",
-        )
+        raise _bad_kind(f"{image.mode} {raw}".rstrip())
     array = np.asarray(image)
     if image.mode in COLOR_MODES:
-        red, green, blue = (array[..., k].astype(np.uint32) for k in range(3))
-        codes = (red << 16) | (green << 8) | blue
-        return MaskPixels(codes, True, clear=_clear(array) if image.mode == "RGBA" else None)
+        clear = _clear(array) if image.mode == "RGBA" else None
+        return MaskPixels(_pack(*(array[..., k] for k in range(3))), True, clear=clear)
     clear = _clear(array) if image.mode in ("LA", "PA") else None
     values = array[..., 0] if array.ndim == 3 else array
-    if values.dtype.kind == "i" and values.size and not 0 <= values.min() <= values.max() < UNKNOWN:
+    codes = values.astype(np.uint8) if values.dtype == np.bool_ else _checked(values)
+    if raw in SPREAD:
+        codes = codes // SPREAD[raw]
+    return MaskPixels(codes, False, _palette(image), clear)
+
+
+def _raster_pixels(path: Path) -> MaskPixels:
+    """A TIFF; its nodata value is unlabelled.
+
+    Raises:
+        Problem: LossyMask, BadMask.
+        DataError: it cannot be read.
+    """
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    driver = driver_of(path)
+    with gdal_session(path, "damaged mask"), rasterio.open(path, driver=driver) as file:
+        compression = "" if file.compression is None else str(file.compression.value)
+        if driver != "GTiff" or "JPEG" in compression:
+            raise _lossy("JPEG 2000" if driver != "GTiff" else f"TIFF ({compression})")
+        kinds, dtype = list(file.colorinterp), np.dtype(file.dtypes[0])
+        if file.count in (3, 4) and set(file.dtypes) == {"uint8"}:
+            clear = file.read(4) == 0 if kinds[3:] == [ColorInterp.alpha] else None
+            return MaskPixels(_pack(*file.read((1, 2, 3))), True, clear=clear)
+        if file.count != 1 or dtype.kind not in "ui" or dtype.itemsize > 4:
+            raise _bad_kind(f"{file.count} bands of {dtype}")
+        values, nodata = file.read(1), file.nodatavals[0]
+        clear = None if nodata is None else values == nodata
+        if clear is not None and clear.any():
+            values[clear] = 0
+        palette = None
+        if kinds == [ColorInterp.palette]:
+            table = np.zeros((256, 3), dtype=np.uint8)
+            for index, color in file.colormap(1).items():
+                if index < 256:
+                    table[index] = color[:3]
+            palette = _pack(*table.T)
+        return MaskPixels(_checked(values), False, palette, clear)
+
+
+def _lossy(kind: str) -> Problem:
+    return Problem(
+        "LossyMask",
+        f"the mask is a {kind} of a lossy kind: its pixels are not as drawn",
+        "write it as PNG from its source (a JPEG saved as PNG stays wrong)",
+    )
+
+
+def _bad_kind(kind: str) -> Problem:
+    return Problem(
+        "BadMask",
+        f"the mask has pixels of kind {kind}",
+        "write it as PNG of values (8 or 16 bits), palette indices or 8-bit RGB",
+    )
+
+
+def _checked(values: Codes) -> Codes:
+    """The values, which fit the look-up tables.
+
+    Raises:
+        Problem: BadMask.
+    """
+    if values.size and not 0 <= values.min() <= values.max() < UNKNOWN:
         raise Problem(
             "BadMask",
             f"values from {values.min()} to {values.max()}",
             f"write class values from 0 to {UNKNOWN - 1}",
         )
-    codes = values.astype(np.uint8) if values.dtype == np.bool_ else values
-    if raw in SPREAD:
-        codes = codes // SPREAD[raw]
-    return MaskPixels(codes, False, _palette(image), clear)
+    return values
+
+
+def _pack(red: Codes, green: Codes, blue: Codes) -> Codes:
+    """Packed colours, uint32 of the channels' shape."""
+    packed = red.astype(np.uint32) << 16
+    packed |= green.astype(np.uint32) << 8
+    packed |= blue
+    return packed
 
 
 def _clear(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
@@ -142,8 +210,7 @@ def _palette(image: Image.Image) -> Codes | None:
     found = image.getpalette("RGB") if image.mode in ("P", "PA") else None
     if not found:
         return None
-    colors = np.asarray(found, dtype=np.uint32).reshape(-1, 3)
-    return np.asarray((colors[:, 0] << 16) | (colors[:, 1] << 8) | colors[:, 2], dtype=np.uint32)
+    return _pack(*np.asarray(found, dtype=np.uint8).reshape(-1, 3).T)
 
 
 class _Table:

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 import yaml
+from affine import Affine
 from PIL import Image
 
 from rsgen.classes import class_template_names, load_class_table, load_legend
@@ -151,6 +154,32 @@ def test_grey_of_few_bits_is_not_spread(tmp_path: Path, bits: int, top: int) -> 
     )
     mask = read_mask(tmp_path / "m.png", "m.png", 1000)
     assert np.array_equal(mask.codes, values)
+
+
+@pytest.mark.parametrize("kind", ["nodata", "palette", "tiles"])
+def test_rasters_of_classes(tmp_path: Path, kind: str) -> None:
+    """OpenEarthMap's labels are GeoTIFF: tiled, compressed, with a nodata value."""
+    put_image(tmp_path / "images/a.png")
+    (tmp_path / "labels").mkdir()
+    values: npt.NDArray[Any] = drawn().astype(np.int16)
+    more: dict[str, Any] = {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    if kind == "nodata":
+        values[values == 0] = -1
+        more["nodata"] = -1
+    if kind == "palette":
+        values = drawn()
+    with rasterio.open(
+        tmp_path / "labels/a.tif", "w", driver="GTiff", width=WIDTH, height=HEIGHT, count=1,
+        dtype=values.dtype, compress="deflate", transform=Affine(0.5, 0, 9, 0, -0.5, 9), **more,
+    ) as file:  # fmt: skip
+        file.write(values, 1)
+        if kind == "palette":
+            file.write_colormap(1, {0: (9, 9, 9), 1: (255, 0, 0), 2: (0, 0, 255)})
+    assert shapes(read_dataset(tmp_path, legend=legend())) == EXPECTED
+    if kind == "palette":
+        rows = [(HOUSE, None, (255, 0, 0)), (WATER, None, (0, 0, 255))]
+        colours = Legend.of(rows, unlabelled=[(9, 9, 9)])
+        assert shapes(read_dataset(tmp_path, legend=colours)) == EXPECTED
 
 
 def test_a_palette_whose_legend_has_colours_alone(tmp_path: Path) -> None:
@@ -302,6 +331,11 @@ def _float(folder: Path) -> None:
     put_mask(folder / "masks/b.tif", drawn().astype(np.float32))
 
 
+def _deep(folder: Path) -> None:
+    deep = np.full((HEIGHT, WIDTH, 3), 256, np.uint16)
+    assert cv2.imwrite(str(folder / "masks/b.png"), deep)
+
+
 def _negative(folder: Path) -> None:
     (folder / "masks/b.png").unlink()
     put_mask(folder / "masks/b.tif", drawn().astype(np.int32) - 1)
@@ -326,7 +360,9 @@ BAD = {
     ),
     "jpeg": (_jpeg, "LossyMask", "the mask is a JPEG"),
     "jpeg in tiff": (_jpeg_in_tiff, "LossyMask", "the mask is a TIFF"),
-    "float": (_float, "BadMask", "kind F"),
+    "float": (_float, "BadMask", "kind 1 bands of float32"),
+    # Pillow drops the low bytes of 16-bit colours: (256, 256, 256) would be (1, 1, 1).
+    "16-bit colours": (_deep, "BadMask", "kind RGB RGB;16B"),
     "negative": (_negative, "BadMask", "values from -1 to 1"),
     "truncated": (_truncated, "TruncatedImage", "ends too early"),
     "garbage": (_garbage, "BadMask", "damaged mask"),
