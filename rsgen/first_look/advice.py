@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from rsgen.first_look.findings import Findings
 from rsgen.formats.tiling import needs_tiling
+from rsgen.hints import counted
 from rsgen.models.base import EMBEDDED, model_side, model_step
 
 __all__ = ["FEW_SHAPES", "HUB_MODEL", "Advice", "advise"]
@@ -82,7 +83,7 @@ def _warnings(found: Findings, size: int, train: int, few: tuple[str, ...]) -> l
     if found.objects == 0:
         lines.append("no object is labelled: there is nothing to learn from or to place")
     if 0 < train < 20:
-        lines.append(f"{train} images to learn from are few: expect copies of them")
+        lines.append(f"{counted(train, 'image')} to learn from: few, so expect copies")
     if few:
         lines.append(
             f"fewer than {FEW_SHAPES} objects to learn from: {', '.join(few)}; leave such classes "

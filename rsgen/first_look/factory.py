@@ -204,7 +204,9 @@ def _kept() -> str:
 
 def _set(found: Findings, advice: Advice) -> str:
     text = _line("  set:", "what a detector learns from: dataset/FORMAT, dataset/README.md")
-    text += "    command: export\n    inputs: {run: kept}\n    config:\n"
+    text += "    command: export\n"
+    comment = "real: your own images too, so that there is a val"
+    text += _line("    inputs: {run: kept, real: masks}", comment) + "    config:\n"
     kind = {"masks": "shapes", "oriented": "turned boxes", "boxes": "upright boxes"}
     shown = f"      format: [{', '.join(advice.formats)}]"
     return text + _line(shown, f"formats that carry {kind[found.label_kind]}; others: the README")

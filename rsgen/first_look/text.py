@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rsgen.first_look.advice import Advice
 from rsgen.first_look.findings import Findings
+from rsgen.hints import counted
 
 __all__ = ["describe"]
 
@@ -52,7 +53,8 @@ def _classes(found: Findings) -> list[str]:
     for entry in found.classes:
         size = "" if entry.median_px is None else f", median {entry.median_px:.0f} px"
         kind = " (stuff)" if entry.kind == "stuff" else ""
-        lines.append(f"{entry.name:<{width}}  {entry.objects} in {entry.images} images{size}{kind}")
+        where = f"{entry.objects} in {counted(entry.images, 'image')}"
+        lines.append(f"{entry.name:<{width}}  {where}{size}{kind}")
     return lines
 
 

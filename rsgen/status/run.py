@@ -21,6 +21,8 @@ def run_status(out: Path) -> RunStatus:
     record = read_json(out / "run.json")
     command = str(record.get("command", "?"))
     size, changed = disk_use(out)
+    if is_committed(out):  # whoever asks for it again touches its lock
+        changed = (out / "manifest.json").stat().st_mtime
     events = read_events(out)
     found = RunStatus(
         name=out.name or str(out),

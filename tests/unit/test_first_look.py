@@ -151,7 +151,7 @@ def test_advice(changed: dict[str, Any], advised: dict[str, Any]) -> None:
     ("changed", "said"),
     [
         ({"objects": 0}, "no object is labelled"),
-        ({"splits": {"train": 9}}, "9 images to learn from are few"),
+        ({"splits": {"train": 9}}, "9 images to learn from: few"),
         ({"long_px": 400.0}, "more than the 256 px canvas"),
         ({"median_px": 6.0}, "too small to be painted"),
     ],
