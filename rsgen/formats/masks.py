@@ -217,13 +217,13 @@ def _detect(source: Source) -> Found | None:
         return None
     files = source.files(*sorted(IMAGE_SUFFIXES))
     votes = 0 if source.files(*OTHER_LABELS) else 1
-    if source.labels is not None and source.labels != source.path:
+    told = split_files(files, source.root)
+    apart = source.labels is not None and source.labels != source.path
+    if apart or (told.masks and not told.images):
         modes = [header_mode(file) for file in files[:LOOKED_AT]]
-        grey = sum(mode in VALUE_MODES for mode in modes)
-        if not files or 2 * grey <= len(modes):
+        if 2 * sum(mode in VALUE_MODES for mode in modes) <= len(modes):
             return None
         return Found(f"{relative(files[0], source.base)} has class values", "masks", votes)
-    told = split_files(files, source.root)
     pairs = unambiguous(told, source.root)
     if not pairs or 2 * len(pairs) < len(told.masks):
         return None

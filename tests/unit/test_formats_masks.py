@@ -284,7 +284,8 @@ def test_masks_that_lie_apart(tmp_path: Path) -> None:
 
 def test_masks_alone_are_layouts(tmp_path: Path) -> None:
     put_mask(tmp_path / "masks/a.png")
-    dataset = read_dataset(tmp_path, format="masks", legend=legend(), require_images=False)
+    dataset = read_dataset(tmp_path, legend=legend(), require_images=False)
+    assert dataset.format == "masks"
     assert shapes(dataset) == EXPECTED
     assert dataset.records[0].image is None
     (failure,) = read_dataset(tmp_path, format="masks", legend=legend()).failures

@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 from rsgen.errors import DataError
+from rsgen.export import export
 from rsgen.formats.common import WriteOptions, WriteReport
 from rsgen.formats.jsonl import sample_from_json, to_json
 from rsgen.formats.webdataset import FORMAT, WebDatasetWriter, check_shards
 from rsgen.records import ClassTable, Sample
+from rsgen.runs import Job
+from tests.build import config, sample, sample_run
 from tests.formats_build import CLASSES, plane, put_image, sample_of, tank
 
 SAMPLES = [
@@ -31,8 +34,8 @@ def build(out: Path, samples: list[Sample] = SAMPLES, per_shard: int = 2) -> Wri
     writer.open(out, CLASSES, ("train", "val"))
     picture = out.parent / "picture.png"
     put_image(picture)
-    for sample in samples:
-        writer.add(sample, f"{sample.id}.png", sample.split or "train", picture)
+    for item in samples:
+        writer.add(item, f"{item.id}.png", item.split or "train", picture)
     return writer.close()
 
 
@@ -59,12 +62,12 @@ def test_shards_hold_whole_samples(tmp_path: Path) -> None:
     for name in names:
         found |= grouped(tmp_path / "set" / name)
     assert list(found) == ["a", "b", "c", "d"]
-    for sample in SAMPLES:
-        members = found[sample.id]
+    for item in SAMPLES:
+        members = found[item.id]
         assert set(members) == {"png", "json"}
         written = json.loads(members["json"])
-        expected = json.loads(to_json(sample))
-        assert written == {**expected, "image": f"{sample.id}.png", "split": written["split"]}
+        expected = json.loads(to_json(item))
+        assert written == {**expected, "image": f"{item.id}.png", "split": written["split"]}
         assert sample_from_json(members["json"].decode())[0].layout.width == 64
         assert Image.open(io.BytesIO(members["png"])).size == (64, 48)
     index = json.loads((tmp_path / "set/index.json").read_text())
@@ -183,3 +186,13 @@ def test_the_check_counts(tmp_path: Path, images: dict[str, int], objects: int, 
 def test_it_is_written_only() -> None:
     assert FORMAT.read is None
     assert FORMAT.check is check_shards
+
+
+def test_the_size_of_shards_is_a_setting(tmp_path: Path) -> None:
+    run = sample_run(tmp_path / "run", [sample(f"s{k}.png") for k in range(5)])
+    keys = {"export.format": ["webdataset"], "export.samples_per_shard": 2}
+    export(Job("export", config(**keys), tmp_path / "set", {"run": [run.path]}))
+    folder = tmp_path / "set/dataset/webdataset"
+    shards = sorted(folder.glob("*.tar"))
+    assert [len(grouped(path)) for path in shards] == [2, 2, 1]
+    assert (folder / "classes.json").is_file()
