@@ -139,7 +139,8 @@ class Instance:
     """A labelled object. Coordinates are pixels of its layout, half-open edges.
 
     `quad` is clockwise on screen; `heading_rad` is known only where the source says which
-    end is the front. `origin`: annotation, polygon, box, classical, sam, pool:<mask id>.
+    end is the front. `origin`: annotation, polygon, correction (drawn by hand), box,
+    classical, sam, pool:<mask id>.
     """
 
     label: str

@@ -36,7 +36,7 @@ from rsgen.export.selection import (
 )
 from rsgen.export.verify import Expected, check_format, why_left_out
 from rsgen.formats import Format, FormatWriter, SafeNames, WriteOptions, WriteReport
-from rsgen.formats.holding import losses
+from rsgen.formats.holding import SAMPLE_WORDS, losses
 from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Instance, Sample
 from rsgen.registry import resolve
@@ -259,15 +259,13 @@ class _Writer:
                 coded = target
             elif writer.places_images:
                 link_or_copy(coded, target)
-            if written.geo is not None and writer.places_images:
-                place_on_ground(target, written.geo)
             writer.add(written, name, split, coded)
-            self.lost[format_name] += losses(
-                written, self._plan.classes, self._formats[format_name]
-            )
+            lost = losses(written, self._plan.classes, self._formats[format_name])
+            if writer.places_images and place_on_ground(target, written.geo):
+                lost.pop(SAMPLE_WORDS["geo"], None)
+            self.lost[format_name] += lost
         (self._staging / LOOSE_IMAGES / name).unlink(missing_ok=True)
-        if written.geo is not None:
-            self.places.add(name, split, written.geo)
+        self.places.add(name, split, written.geo)
         self.images[split][item.kind] += 1
         for instance in written.layout.instances:
             if not self._plan.classes.is_stuff(instance.label):

@@ -84,10 +84,19 @@ def write_sums(folder: Path, left_out: Iterable[str] = ()) -> dict[str, str]:
     skipped = {SUMS_FILE, CROISSANT_FILE, *left_out}
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     names = [p.relative_to(folder).as_posix() for p in files]
-    sums = {n: sha256_file(p) for n, p in zip(names, files, strict=True) if n not in skipped}
+    known: dict[tuple[int, int], str] = {}  # images of several formats are links of one file
+    sums = {n: _sum(p, known) for n, p in zip(names, files, strict=True) if n not in skipped}
     text = "".join(f"{value}  {name}\n" for name, value in sums.items())
     (folder / SUMS_FILE).write_text(text, encoding="utf-8")
     return sums
+
+
+def _sum(file: Path, known: dict[tuple[int, int], str]) -> str:
+    found = file.stat()
+    key = found.st_dev, found.st_ino
+    if key not in known:
+        known[key] = sha256_file(file)
+    return known[key]
 
 
 def croissant(

@@ -28,17 +28,18 @@ def world_file(geo: Geo) -> str:
     return "".join(f"{value!r}\n" for value in values)
 
 
-def place_on_ground(image: Path, geo: Geo) -> None:
-    """Write the files that place a PNG or JPEG; other images carry their place themselves."""
+def place_on_ground(image: Path, geo: Geo | None) -> bool:
+    """Write the files that place a PNG or JPEG; whether there was anything to write."""
     suffix = WORLD_SUFFIX.get(image.suffix.lower())
-    if suffix is None:
-        return
+    if suffix is None or geo is None:
+        return False
     image.with_suffix(suffix).write_text(world_file(geo), encoding="ascii")
     a, b, c, d, e, f = geo.affine
     srs = "" if geo.crs is None else f"  <SRS>{escape(geo.crs)}</SRS>\n"
     transform = ", ".join(repr(float(v)) for v in (c, a, b, f, d, e))  # GDAL's order
     text = f"<PAMDataset>\n{srs}  <GeoTransform>{transform}</GeoTransform>\n</PAMDataset>\n"
     image.with_name(image.name + ".aux.xml").write_text(text, encoding="utf-8")
+    return True
 
 
 @dataclass
@@ -48,7 +49,9 @@ class Georeferences:
     crs: list[str | None] = field(default_factory=list)
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, name: str, split: str, geo: Geo) -> None:
+    def add(self, name: str, split: str, geo: Geo | None) -> None:
+        if geo is None:
+            return
         if geo.crs not in self.crs:
             self.crs.append(geo.crs)
         place = self.crs.index(geo.crs)

@@ -89,8 +89,10 @@ def _read(file: Path) -> str:
 
 
 def _first_line(file: Path) -> str | None:
-    lines = (line.strip(" \t#*=-") for line in _read(file).splitlines())
-    return next((line[:SHOWN] for line in lines if line), None)
+    lines = [text for line in _read(file).splitlines() if (text := line.strip(" \t#*=-"))]
+    if len(lines) > 1 and lines[1].lower().startswith("version"):
+        lines[0] += f", {lines[1]}"
+    return lines[0][:SHOWN] if lines else None
 
 
 def _front_matter(file: Path) -> str | None:

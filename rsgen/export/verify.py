@@ -36,7 +36,8 @@ def check_format(
     chosen: Format = resolve("formats", name)
     found = None
     if chosen.read is not None:
-        dataset = read_dataset(folder, format=name, classes=classes, min_area_px=1)
+        # A first edge is the front as it was written: `auto` would guess it from the whole set.
+        dataset = read_dataset(folder, format=name, classes=classes, min_area_px=1, heading=True)
         if dataset.failures:
             raise _failed(
                 name,

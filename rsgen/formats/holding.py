@@ -14,7 +14,7 @@ from rsgen.formats.common import SAMPLE_FIELDS, Format, things_only
 from rsgen.geometry import as_array, clockwise
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
-__all__ = ["as_held", "difference", "losses"]
+__all__ = ["SAMPLE_WORDS", "as_held", "difference", "losses"]
 
 # Labels are written with 4 decimals (DOTA) or better; readers clip at the border.
 TOLERANCE_PX = 1e-3

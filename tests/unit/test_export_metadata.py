@@ -211,6 +211,7 @@ def test_a_gis_opens_images_where_they_lie(tmp_path: Path, coding: str) -> None:
     assert table["crs"][table["images"][f"a.{coding}"]["crs"]] == UTM
     assert table["images"][f"a.{coding}"]["affine"] == list(GEO.affine)
     assert len(read_dataset(folder / "voc")) == 2, "side files are no labels"
+    assert "positions on the ground" not in (folder / "export.json").read_text()
 
 
 def test_a_world_file_places_the_first_pixels_centre() -> None:
@@ -237,6 +238,7 @@ def test_an_image_without_a_crs_keeps_its_affine(tmp_path: Path) -> None:
 
 SAID = [
     ("a licence file", {"LICENSE.txt": "# CC BY 4.0\nlong text"}, "CC BY 4.0", "LICENSE.txt"),
+    ("a versioned one", {"COPYING": "\n GNU GPL\n Version 3\n"}, "GNU GPL, Version 3", "COPYING"),
     ("a card", {"README.md": "---\nlicense: cc-by-4.0\n---\n# x"}, "cc-by-4.0", "README.md"),
     ("a plain readme", {"readme.txt": "pictures"}, None, "readme.txt may say more"),
     ("a broken card", {"README.md": "---\nlicense: [\n---\n"}, None, "README.md may say more"),
