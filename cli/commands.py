@@ -205,6 +205,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "export kept --format coco,dota,yolo-obb --out set",
         "export kept --with-real masks --ratio 1:1 --image-format match-real --out set",
     ),
+    "evaluate": (
+        "evaluate kept --real masks --judge judges --out report",
+        "evaluate kept --real masks --judge judges --metrics layout,downstream --out report",
+        "evaluate new --real masks --judge judges --against report --out report-new",
+    ),
     "run": (
         "run quickstart --work quickstart-run",
         "run factory.yaml --work work --from filter",
@@ -355,6 +360,20 @@ COMMANDS: tuple[CommandSpec, ...] = (
             O("--ratio", "export.ratio"),
             O("--image-format", "export.image_format"),
             O("--category-ids", "export.category_ids"),
+        ],
+    ),
+    _spec(
+        "evaluate",
+        "Measure generated images against held real ones, with judge B; figures and a page.",
+        [
+            (_positional("run", Path, "generate OUT, or filter OUT: kept samples"), "run"),
+            (_option("real", Path, "--real", "Real samples; their test split measures"), "real"),
+            (_option("judge", Path, "--judge", "train-judge OUT"), "judge"),
+            (_option("against", Path, "--against", "An earlier evaluate OUT"), "against"),
+        ],
+        [
+            O("--metrics", "evaluate.metrics", shape="list"),
+            O("--features", "evaluate.features"),
         ],
     ),
     CommandSpec(

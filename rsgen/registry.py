@@ -27,6 +27,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "train": "rsgen.train:train",
         "train-judge": "rsgen.train_judge:train_judge",
         "export": "rsgen.export:export",
+        "evaluate": "rsgen.evaluate:evaluate",
     },
     "formats": {
         "coco": "rsgen.formats.coco:FORMAT",
@@ -60,6 +61,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "label-geometry": "rsgen.scorers.geometry:LabelGeometry",
         "novelty-hash": "rsgen.scorers.novelty:HashNovelty",
         "novelty-latent": "rsgen.scorers.novelty:LatentNovelty",
+    },
+    "metrics": {
+        "layout": "rsgen.evaluation.layout:CELL",
+        "fidelity": "rsgen.evaluation.fidelity:CELL",
     },
     "models": {
         "stable-diffusion": "rsgen.models.stable_diffusion:StableDiffusion",
