@@ -124,7 +124,7 @@ def _joined(value: object) -> str:
 
 
 def _judged(entry: Judged) -> tuple[str, str, str, str]:
-    mark = {None: "", True: "ok", False: "FAILS"}[entry.ok]
+    mark = {None: "", True: "ok", False: "FAILS"}[entry.ok] if not entry.tolerated else "tolerated"
     return entry.rule, f"{entry.score:.4g}", f"({entry.bound})" if entry.bound else "", mark
 
 

@@ -334,10 +334,11 @@ def _download(
         SetupError: another hash; what came is removed.
     """
     from huggingface_hub import hf_hub_url
+    from huggingface_hub import utils as hub_utils
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
-    disable_progress_bars()
+    untyped: Any = hub_utils  # its names are there, but not declared as public
+    untyped.disable_progress_bars()
     partial = _partial(storage, file)
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.touch()
@@ -356,7 +357,7 @@ def _download(
                     hf_hub_url(location, file.name, revision=commit),
                     handle,
                     resume_size=start,
-                    headers=build_hf_headers(),
+                    headers=untyped.build_hf_headers(),
                     expected_size=file.size,
                 )
         handle.flush()

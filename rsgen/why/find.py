@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rsgen.errors import DataError, UsageError
@@ -89,12 +89,16 @@ def _sample_runs(out: Path) -> Iterator[Path]:
 
 
 def _position(names: Sequence[tuple[str, str | None]], wanted: str, folder: Path) -> int | None:
-    """Where the sample is, by the first way of naming that fits any."""
+    """Where the sample is, by the first way of naming that fits any.
+
+    An export names images of folders `folder_image.png`.
+    """
     bare = wanted.rstrip("/")
-    ways = (
+    ways: tuple[Callable[[str, str | None], bool], ...] = (
         lambda name, image: bare in (name, image),
         lambda name, image: bare in (Path(name).name, Path(image or "").name),
         lambda name, image: bare in (Path(name).stem, Path(image or "").stem),
+        lambda name, image: Path(bare).stem == str(Path(name).with_suffix("")).replace("/", "_"),
         lambda name, image: name.endswith(bare) or (image or "").endswith(bare),
     )
     for fits in ways:

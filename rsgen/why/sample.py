@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rsgen.errors import DataError
@@ -21,12 +21,16 @@ __all__ = ["Explained", "Judged", "ObjectExplained", "explain"]
 
 @dataclass(frozen=True)
 class Judged:
-    """One score and its bound. `ok` is None where no rule of the run looks at it."""
+    """One score and its bound. `ok` is None where no rule of the run looks at it.
+
+    `tolerated`: the worst object is beyond the bound, but few enough objects are.
+    """
 
     rule: str
     score: float
     bound: str
     ok: bool | None
+    tolerated: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def explain(run: SampleRun, sample: Sample) -> Explained:
         command=run.info.command,
         verdict=sample.verdict,
         reasons=sample.reasons,
-        judged=_judged(sample.scores, bounds),
+        judged=_tolerating(_judged(sample.scores, bounds), sample.reasons, tolerated),
         tolerated=tolerated,
         objects=tuple(
             _object(k, instance, bounds, masks) for k, instance in enumerate(layout.instances, 1)
@@ -122,6 +126,19 @@ def _judged(scores: Mapping[str, float], bounds: Mapping[str, Bound]) -> tuple[J
         ok = None if bound is None else bound.passes(scores[name])
         rows.append(Judged(name, scores[name], "" if bound is None else str(bound), ok))
     return tuple(rows)
+
+
+def _tolerating(
+    rows: tuple[Judged, ...], reasons: Sequence[str], tolerated: Mapping[str, float]
+) -> tuple[Judged, ...]:
+    """The image's rows: an object rule fails the image only where a reason says so."""
+    failed = {reason.split(" ", 1)[0] for reason in reasons}
+    return tuple(
+        replace(row, ok=True, tolerated=True)
+        if row.ok is False and row.rule in tolerated and row.rule not in failed
+        else row
+        for row in rows
+    )
 
 
 def _object(

@@ -62,6 +62,13 @@ def test_every_score_stands_beside_its_bound(judged: Path, cli_here: Here) -> No
     assert "25% of the objects may fail" in text and f"filter {judged / 'kept'}" in text
 
 
+def test_what_is_tolerated_is_no_failure_of_the_image(judged: Path) -> None:
+    """Catches FAILS beside a rule in a sample that is kept."""
+    run, found = find_sample(judged / "kept", first_with_objects(judged / "kept"))
+    rows = {row.rule: row for row in explain(run, replace(found, reasons=())).judged}
+    assert rows["contrast"].ok and rows["contrast"].tolerated and not rows["soft"].tolerated
+
+
 @pytest.mark.parametrize("folder", ["kept", ".", "kept/parts"])
 def test_the_stage_that_knows_most_is_asked(folder: str, judged: Path) -> None:
     """Catches the scenes run being asked, which has no verdict."""
@@ -79,6 +86,7 @@ NAMES = ("a/ship-1.png", "a/ship-21.png", "b/ship-1.png", "big.png#0,512", "big.
         ("ship-21.png", "a/ship-21.png"),
         ("ship-21", "a/ship-21.png"),
         ("21.png", "a/ship-21.png"),
+        ("a_ship-21.jpg", "a/ship-21.png"),
         ("#512,512", "big.png#512,512"),
         ("000003.png", "big.png#0,512"),
         ("images/00000/000003.png", "big.png#0,512"),
