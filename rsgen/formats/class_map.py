@@ -41,9 +41,9 @@ def unused_notes(wanted: Mapping[str, str], labels: Mapping[str, int]) -> list[s
         return []
     near = {name: near_name(name, labels, 0.7) for name in unused}
     shown = [f"{n} (did you mean {near[n]}?)" if near[n] else n for n in unused]
-    found = [f"{name} ({count})" for name, count in sorted(labels.items())]
+    found = [f"{name} ({count})" for name, count in sorted(labels.items()) if count]
     more = ", ..." if len(found) > SHOWN else ""
-    names = ", ".join(found[:SHOWN]) + more
+    names = (", ".join(found[:SHOWN]) or "none") + more
     what = f"--class-map: {', '.join(shown)}"
     verb = "occurs" if len(unused) == 1 else "occur"
     if len(unused) == len(wanted):
