@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rsgen.classes import load_legend
+from rsgen.classes import class_template_names, load_legend
 from rsgen.errors import DataError, UsageError
 from rsgen.formats.common import (
     Dataset,
@@ -123,12 +123,13 @@ def _no_legend(pairs: Pairs) -> DataError:
         for k, key in enumerate(keys, start=1)
     ]
     example = "\n".join(["classes:", *rows[:LISTED]])
+    tables = ", ".join(name for name in class_template_names() if load_legend(name) is not None)
     return DataError(
         f"{pairs.base}: nothing says what the pixels of the masks mean; {looked_at} of them "
         f"have {said}{more}",
-        hint="name the values in a YAML file and give it as --classes FILE (add `kind: stuff` "
-        f"where a class has no single objects), or --classes loveda, openearthmap, deepglobe, "
-        f"earthsynth-67:\n{example}",
+        hint="name the values in a YAML file and give it as --classes FILE (generate: -s "
+        "generate.classes=FILE; `kind: stuff` where a class has no single objects), or "
+        f"--classes {tables}:\n{example}",
     )
 
 

@@ -62,7 +62,7 @@ def test_without_a_legend_the_message_is_a_start(
     """Catches a guess: value 2 is a building here and something else elsewhere."""
     refused = cli("extract-masks", loveda, "--out", tmp_path / "o")
     assert refused.code == 3, refused
-    assert "2 (" in refused.err and "--classes loveda" in refused.err
+    assert "2 (" in refused.err and "--classes deepglobe, earthsynth-67, loveda" in refused.err
     table = tmp_path / "own.yaml"
     table.write_text(refused.err[refused.err.index("classes:\n") :])
     result = cli("extract-masks", loveda, "--classes", table, "--out", tmp_path / "p", "--json")
