@@ -38,7 +38,14 @@ when the same line is given again; a finished one is left as it is.
 \b
   rsgen run quickstart --work quickstart-run      the whole job on sample scenes
 
-Your own data, step by step:
+Your own data: a pipeline file made for it, and the whole job.
+
+\b
+  rsgen init DATASET > factory.yaml
+  rsgen run factory.yaml --work work
+  rsgen status work
+
+Or step by step:
 
 \b
   rsgen extract-masks DATASET --out masks

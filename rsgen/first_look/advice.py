@@ -55,12 +55,13 @@ def advise(found: Findings) -> Advice:
     tiny = _side(found.long_px, model_side(EMBEDDED), LARGEST_TINY, side, step)
     hub = max(HUB_STEP, min(HUB_SIDE, side // HUB_STEP * HUB_STEP))
     train = found.splits.get("train", 0)
+    stuff = any(c.kind == "stuff" and c.objects for c in found.classes)
     few = tuple(c.name for c in found.classes if 0 < c.train < FEW_SHAPES and c.kind == "thing")
     return Advice(
         size=tiny,
         steps=int(min(max(round(PASSES * train / BATCH), STEPS[0]), STEPS[1])),
         count=min(max(2 * train, IMAGES[0]), IMAGES[1]),
-        formats=EXPORT[found.label_kind],
+        formats=("coco", "masks") if stuff else EXPORT[found.label_kind],
         tiled=needs_tiling(found.largest_side, found.largest_side, TILE),
         cells=None if found.median_px is None else found.median_px / TINY_FACTOR,
         hub_size=hub,

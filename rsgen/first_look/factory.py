@@ -207,6 +207,7 @@ def _set(found: Findings, advice: Advice) -> str:
     text += "    command: export\n"
     comment = "real: your own images too, so that there is a val"
     text += _line("    inputs: {run: kept, real: masks}", comment) + "    config:\n"
-    kind = {"masks": "shapes", "oriented": "turned boxes", "boxes": "upright boxes"}
+    carried = {"masks": "shapes", "oriented": "turned boxes", "boxes": "upright boxes"}
+    what = "shapes and ground" if "masks" in advice.formats else carried[found.label_kind]
     shown = f"      format: [{', '.join(advice.formats)}]"
-    return text + _line(shown, f"formats that carry {kind[found.label_kind]}; others: the README")
+    return text + _line(shown, f"formats that carry {what}; others: the README")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from rsgen_cli.commands import COMMANDS
 from rsgen_cli.console import ConsoleReporter, print_error, print_report, print_summary
+from rsgen_cli.looking import LOOKING, LookSpec
 from rsgen_cli.options import EXECUTION
 
 from rsgen import __version__
@@ -63,9 +64,16 @@ def test_help_shows_options_keys_and_examples(name: str, cli_here: Cli) -> None:
         assert common in text
 
 
+@pytest.mark.parametrize("look", LOOKING, ids=lambda look: look.name)
+def test_help_of_commands_that_look_teaches(look: LookSpec, cli_here: Cli) -> None:
+    text = cli_here(look.name, "--help").out
+    assert "Examples:" in text and "--json" in text and look.examples
+    assert all(f"rsgen {line}" in text for line in look.examples)
+
+
 def test_top_level_help_and_version(cli_here: Cli) -> None:
     text = cli_here("--help").out
-    assert all(f"  {name} " in text for name in (*NAMES, "doctor"))
+    assert all(f"  {name} " in text for name in (*NAMES, *(look.name for look in LOOKING)))
     assert "75 stopped" in text
     assert cli_here("--version").out.strip() == f"rsgen {__version__}"
     bare = cli_here()

@@ -137,6 +137,8 @@ PLAIN = Findings(
         pytest.param({"largest_side": 1536}, {"tiled": False}, id="just not large"),
         pytest.param({"label_kind": "oriented"}, {"formats": ("coco", "dota", "yolo-obb")},
                      id="oriented"),
+        pytest.param({"label_kind": "masks", "classes": (ClassFound("road", "stuff", False, "road",
+                      3, 3, 3, None),)}, {"formats": ("coco", "masks")}, id="ground"),
         pytest.param({"median_px": None, "long_px": None, "objects": 0}, {"cells": None},
                      id="no objects"),
     ],
