@@ -16,16 +16,13 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from rsgen.data import TrainingImages
 from rsgen.devices import device_name
 from rsgen.errors import DataError, UsageError
 from rsgen.images import replace_bytes
 from rsgen.judge.calibration import Calibration, fit_scores, fit_temperature
-from rsgen.judge.decoding import ClassHabits
 from rsgen.judge.model import ROLES, Judge, JudgeCard, Role
-from rsgen.judge.network import JudgeNetwork, NetworkShape, in_channels_last, to_input
 from rsgen.judge.report import (
     Seen,
     hits,
@@ -37,14 +34,19 @@ from rsgen.judge.report import (
 )
 from rsgen.records import ClassTable, Sample
 from rsgen.reporting import RunSummary
-from rsgen.request import Plan, item_seed
+from rsgen.request import Plan
 from rsgen.runs import Job, ProgramRun
 from rsgen.settings import TrainJudgeConfig
 from rsgen.store import SampleRun, input_ref, open_samples
 from rsgen.training.curves import write_loss_curve
-from rsgen.training.judging import JudgeObjective, is_turned
-from rsgen.training.loop import LoopSettings, fit
-from rsgen.training.plan import measure
+from rsgen.training.detector import (
+    Recipe,
+    class_habits,
+    new_objective,
+    optimise,
+    stuff_names,
+    view_side,
+)
 from rsgen.training.session import default_threads, open_training
 from rsgen.training.setup import make_accelerator, number_type
 
@@ -54,7 +56,6 @@ BATCH_SIZE = 16
 VIEWS_AN_IMAGE = 40
 STEP_RANGE = (300, 20_000)
 LEAST_IMAGES = 8
-STATISTICS_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,14 @@ class _Session:
         return self.run.config.seed
 
     @property
+    def recipe(self) -> Recipe:
+        settings, plan = self.settings, self.plan
+        return Recipe(
+            plan.count, plan.batch_size, self.side, settings.lr, settings.augment,
+            settings.checkpoint_every, self.seed,
+        )  # fmt: skip
+
+    @property
     def classes(self) -> ClassTable:
         return self.source.classes
 
@@ -101,7 +110,7 @@ def train_judge(job: Job) -> RunSummary:
     roles = _roles(job.config.train_judge)
     images = TrainingImages.from_runs([source], source.classes)
     shares = _shares(images.samples, roles, job.config.seed)
-    side = _side(job.config.train_judge, images.samples)
+    side = view_side(job.config.train_judge.size, images.samples)
     plan = _plan(job, min(len(share.learn) for share in shares.values()))
     inputs = [input_ref("run", paths[0], allow_partial=job.allow_partial)]
     if job.dry_run:
@@ -155,17 +164,6 @@ def _shares(samples: Sequence[Sample], roles: Sequence[Role], seed: int) -> dict
     return {role: shares[role] for role in roles}
 
 
-def _side(settings: TrainJudgeConfig, samples: Sequence[Sample]) -> int:
-    least = min(min(s.layout.width, s.layout.height) for s in samples)
-    side = min(settings.size, least) // 32 * 32
-    if side < 32:
-        raise DataError(
-            f"an image has a side of {least} pixels, a judge needs 32",
-            hint="leave such images out of the run",
-        )
-    return side
-
-
 def _plan(job: Job, images: int) -> Plan:
     execution, asked = job.config.execution, job.config.train_judge.max_steps
     device = device_name(execution.device)
@@ -191,25 +189,17 @@ def _train_one(session: _Session, role: Role, share: _Share) -> dict[str, Any]:
         f"{len(share.calibrate)} to calibrate on"
     )
     images = TrainingImages(share.learn, session.source.read_image, session.classes)
-    stuff = tuple(c.name for c in session.classes.classes if c.kind == "stuff")
-    habits = _habits(share.learn, session.classes)
-    shape = NetworkShape(len(habits), len(stuff))
-    torch.manual_seed(item_seed(session.seed, "train-judge", name) % 2**31)
-    network = in_channels_last(JudgeNetwork(shape))
-    objective = JudgeObjective(
-        network,
-        images,
-        stuff,
-        seed=item_seed(session.seed, "train-judge", f"{name}/views"),
-        size=session.side,
-        strength=session.settings.augment,
-    )
-    history = _optimise(session, objective, name)
-    _renew_statistics(session, objective)
+    habits = class_habits(share.learn, session.classes)
+    objective = new_objective(images, len(habits), session.recipe, name)
+    history = optimise(
+        objective, session.recipe, session.accelerator, run.path / "state" / name,
+        run.reporter, run.check_stop, name,
+    )  # fmt: skip
+    network, stuff = objective.network, stuff_names(session.classes)
     judge = Judge(
         network,
         JudgeCard(
-            role, session.classes, shape, habits, stuff, Calibration(), 0.5,
+            role, session.classes, network.shape, habits, stuff, Calibration(), 0.5,
             run.info.fingerprint, session.side,
         ),
         session.accelerator.device,
@@ -221,78 +211,6 @@ def _train_one(session: _Session, role: Role, share: _Share) -> dict[str, Any]:
     text = json.dumps(report, indent=1, sort_keys=True) + "\n"
     replace_bytes(folder / "report.json", text.encode("utf-8"))
     return report
-
-
-def _habits(samples: Sequence[Sample], classes: ClassTable) -> tuple[ClassHabits, ...]:
-    """Whether each thing class is labelled by turned boxes, with a known front, mostly."""
-    found = {c.name: [0, 0, 0] for c in classes.classes if c.kind == "thing"}
-    for sample in samples:
-        for instance in sample.layout.instances:
-            row = found.get(classes.resolve(instance.label).name)
-            if row is not None:
-                row[0] += 1
-                row[1] += instance.quad is not None
-                row[2] += instance.quad is not None and instance.heading_rad is not None
-    if not found:
-        raise DataError("the run has no thing class", hint="a judge finds things, not stuff")
-    all_turned = is_turned(samples, classes)
-    return tuple(
-        ClassHabits(name, 2 * turned > total if total else all_turned, 2 * headed > total > 0)
-        for name, (total, turned, headed) in found.items()
-    )
-
-
-def _optimise(session: _Session, objective: JudgeObjective, name: str) -> Sequence[float]:
-    settings, plan = session.settings, session.plan
-    loop = LoopSettings(
-        max_steps=plan.count,
-        batch_size=plan.batch_size,
-        accumulate=1,
-        lr=settings.lr,
-        warmup_steps=min(50, plan.count // 5),
-        schedule="cosine",
-        lr_floor=0.02,
-        weight_decay=0.01,
-        clip_norm=20.0,
-        ema_decay=min(0.998, 1 - 4 / plan.count),
-        checkpoint_every=settings.checkpoint_every,
-        validate_every=0,
-        seed=session.seed,
-    )
-    estimate = measure(objective, session.accelerator, plan.batch_size, 1)
-    session.run.reporter.note(f"{name}: {estimate.text(plan.count)}")
-    state = session.run.path / "state" / name
-    result = fit(
-        objective, loop, session.accelerator, state, session.run.reporter, session.run.check_stop
-    )
-    if result.restored_step is not None:
-        raise DataError(
-            f"{name}: the loss was not a number after step {result.restored_step}",
-            hint="use a smaller --lr in another --out",
-        )
-    if result.average is not None:
-        result.average.copy_to(list(objective.parameters().values()))
-    return result.history
-
-
-@torch.no_grad()
-def _renew_statistics(session: _Session, objective: JudgeObjective) -> None:
-    """Means and variances of the averaged weights, over fixed batches.
-
-    They are no part of the training state: training uses each batch's own.
-    """
-    network = objective.network
-    network.train()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # a plain mean over the batches
-    last, device = session.plan.count, session.accelerator.device
-    for k in range(STATISTICS_BATCHES):
-        batch = objective.batch(last + k, 0, session.plan.batch_size, device)
-        network(to_input(batch["images"]).contiguous(memory_format=torch.channels_last))
-        session.run.check_stop()
-    network.eval()
 
 
 def _look(session: _Session, judge: Judge, samples: Sequence[Sample]) -> list[Seen]:
