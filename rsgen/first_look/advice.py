@@ -81,8 +81,6 @@ def _side(long_px: float | None, least: int, most: int, image: int, step: int) -
 
 def _warnings(found: Findings, size: int, train: int, few: tuple[str, ...]) -> list[str]:
     lines = []
-    if found.objects == 0:
-        lines.append("no object is labelled: there is nothing to learn from or to place")
     if 0 < train < 20:
         lines.append(f"{counted(train, 'image')} to learn from: few, so expect copies")
     if few:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from rsgen.errors import DataError
 from rsgen.first_look.advice import FEW_SHAPES, HUB_MODEL, Advice
 from rsgen.first_look.findings import ClassFound, Findings, Request
 from rsgen.first_look.text import describe
@@ -20,13 +21,25 @@ COLUMN = 39  # where comments begin
 
 
 def factory_yaml(request: Request, found: Findings, advice: Advice) -> str:
-    """A YAML text for `rsgen run`; the same findings give the same text."""
+    """A YAML text for `rsgen run`; the same findings give the same text.
+
+    Ground alone (semantic masks without things) has no shapes to place: its own layouts are
+    painted anew then.
+
+    Raises:
+        DataError: nothing is labelled.
+    """
+    if not found.objects:
+        raise DataError(
+            f"{request.dataset}: no object is labelled, so there is nothing to learn or to place",
+            hint="give the labels too (--labels PATH), or another folder",
+        )
     parts = [
         _head(request, found, advice),
         _classes(request, found),
         "stages:\n",
         _masks(request, found, advice),
-        _pool(found),
+        *([_pool(found)] if found.things else []),
         _model(found, advice),
         _images(found, advice),
         _kept(),
@@ -182,9 +195,14 @@ def _model(found: Findings, advice: Advice) -> str:
 
 
 def _images(found: Findings, advice: Advice) -> str:
-    text = _line("  images:", "new layouts from the pool, painted: contact_sheet.png")
-    text += "    command: generate\n    inputs: {checkpoint: model, pool: pool}\n    config:\n"
-    text += _line(f"      count: {advice.count}", "a larger one adds to what is there")
+    layouts = "new layouts from the pool" if found.things else "the layouts of your own images"
+    text = _line("  images:", f"{layouts}, painted: contact_sheet.png")
+    source = "pool: pool" if found.things else "layouts: masks"
+    text += f"    command: generate\n    inputs: {{checkpoint: model, {source}}}\n    config:\n"
+    if found.things:
+        text += _line(f"      count: {advice.count}", "a larger one adds to what is there")
+    else:
+        text += _line("      per_layout: 2", "images of each layout of the train split")
     text += _line("      steps: 20", "denoising steps: fewer are quicker and rougher")
     text += _line("      # empty: 0.05", "share of images without objects")
     rare = min((c for c in found.classes if c.kind == "thing" and c.train >= FEW_SHAPES),

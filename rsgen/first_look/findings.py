@@ -58,8 +58,9 @@ class ClassFound:
 class Findings:
     """What was found. `sizes`: (width, height, images), most frequent first.
 
-    label_kind: masks (most labels have a shape), oriented (turned boxes) or boxes. `long_px`:
-    the third quartile of the boxes' long sides. `gsd_from`: files, given, guess or unknown.
+    things: objects that are not stuff (ground); sizes in pixels are theirs. label_kind: masks
+    (most labels have a shape), oriented (turned boxes) or boxes. `long_px`: the third quartile
+    of the boxes' long sides. `gsd_from`: files, given, guess or unknown.
     """
 
     format: str
@@ -71,6 +72,7 @@ class Findings:
     least_side: int
     largest_side: int
     objects: int
+    things: int
     with_shape: int
     turned: int
     with_front: int
@@ -118,7 +120,9 @@ def examine(request: Request) -> Findings:
         )
     splits = assign_splits(samples, request.seed)
     instances = [i for s in samples for i in s.layout.instances]
-    boxes = [box for i in instances if (box := i.bounds()) is not None]
+    stuff = {entry.name for entry in dataset.classes.classes if entry.kind == "stuff"}
+    things = [i for i in instances if i.label not in stuff]
+    boxes = [box for i in things if (box := i.bounds()) is not None]
     sizes = Counter((s.layout.width, s.layout.height) for s in samples)
     turned = sum(i.quad is not None and _is_turned(i.quad) for i in instances)
     shaped = sum(i.mask is not None for i in instances)
@@ -135,6 +139,7 @@ def examine(request: Request) -> Findings:
         least_side=min(min(size) for size in sizes),
         largest_side=max(max(size) for size in sizes),
         objects=len(instances),
+        things=len(things),
         with_shape=shaped,
         turned=turned,
         with_front=sum(i.heading_rad is not None for i in instances),

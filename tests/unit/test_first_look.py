@@ -115,7 +115,7 @@ def test_what_cannot_be_read_is_exit_3(kind: str, said: str, tmp_path: Path) -> 
 
 PLAIN = Findings(
     format="yolo", why="w", images=100, empty_images=0, sizes=((640, 640, 100),), other_sizes=0,
-    least_side=640, largest_side=640, objects=300, with_shape=0, turned=0, with_front=0,
+    least_side=640, largest_side=640, objects=300, things=300, with_shape=0, turned=0, with_front=0,
     label_kind="boxes",
     classes=(ClassFound("boat", "thing", False, "ship", 300, 240, 100, 30.0),),
     splits={"train": 80, "val": 10, "test": 10}, splits_given=False, median_px=30.0,
@@ -152,7 +152,6 @@ def test_advice(changed: dict[str, Any], advised: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"objects": 0}, "no object is labelled"),
         ({"splits": {"train": 9}}, "9 images to learn from: few"),
         ({"long_px": 400.0}, "more than the 256 px canvas"),
         ({"median_px": 6.0}, "too small to be painted"),
@@ -213,6 +212,26 @@ def test_comments_that_wait_to_be_used_are_valid_too() -> None:
         lines = text.splitlines()
         lines[k] = lines[k].replace("# ", "", 1)
         checked("\n".join(lines))
+
+
+def test_ground_alone_is_painted_from_its_own_layouts() -> None:
+    """Catches a pool stage that ends in `no usable shape`."""
+    road = ClassFound("road", "stuff", False, "road", 3, 3, 3, None)
+    found = dataclasses.replace(
+        PLAIN, classes=(road,), things=0, label_kind="masks", median_px=None, long_px=None
+    )
+    stages = checked(factory_yaml(Request(Path("x")), found, advise(found)))["stages"]
+    assert "pool" not in stages
+    assert stages["images"]["inputs"] == {"checkpoint": "model", "layouts": "masks"}
+
+
+def test_nothing_labelled_is_exit_3_after_the_findings(tmp_path: Path, cli_here: Here) -> None:
+    yolo(tmp_path / "set", 3)
+    for path in (tmp_path / "set" / "labels").iterdir():
+        path.write_text("")
+    done = cli_here("init", "set")
+    assert done.code == 3 and "images   3 of" in done.err and "no object is labelled" in done.err
+    assert done.out == ""
 
 
 def test_a_table_that_ships_with_rsgen(tmp_path: Path) -> None:
