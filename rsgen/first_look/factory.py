@@ -42,7 +42,7 @@ def factory_yaml(request: Request, found: Findings, advice: Advice) -> str:
         *([_pool(found)] if found.things else []),
         _model(found, advice),
         _images(found, advice),
-        _kept(),
+        _kept(found),
         _set(found, advice),
     ]
     return "\n".join(parts)
@@ -213,11 +213,15 @@ def _images(found: Findings, advice: Advice) -> str:
     return text
 
 
-def _kept() -> str:
+def _kept(found: Findings) -> str:
     text = _line("  kept:", "scores, verdicts and reasons: kept.png, dropped.png")
     text += "    command: filter\n    inputs: {run: images, real: masks}\n"
-    comment = "exit 7 where less than half is kept"
-    return text + _line("    # config: {fail_under: 0.5}", comment)
+    if found.things:
+        comment = "exit 7 where less than half is kept"
+        return text + _line("    # config: {fail_under: 0.5}", comment)
+    text += "    config:\n" + _line("      rules:", "those that need no single objects")
+    text += "        - {scorer: integrity, min: 0.5}\n"
+    return text + "        - {scorer: novelty-hash, min: 0.1}\n"
 
 
 def _set(found: Findings, advice: Advice) -> str:

@@ -78,7 +78,7 @@ def known_classes(classes: ClassTable, model: ClassTable) -> ClassTable:
         for entry in classes.classes
         if any(model.find(name) is not None for name in (entry.name, *entry.aliases))
     )
-    if not any(entry.kind == "thing" for entry in known):
+    if not known:
         raise DataError(
             f"the model knows {', '.join(model.names)}; the layouts have "
             f"{', '.join(classes.names) or 'no classes'}",
