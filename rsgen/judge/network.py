@@ -1,4 +1,4 @@
-"""The judge's network: a small dense detector whose maps are a quarter of the image's side.
+"""The judge's network: a small dense detector whose object maps are half of the image's side.
 
 For every cell it gives a centre score a thing class, where the centre lies in the cell, the
 object's length and width, its axis, its heading, and for every pixel the stuff class. A second
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 __all__ = [
     "ANSWERS",
     "COARSEST",
+    "GROUND_STRIDE",
     "STRIDE",
     "JudgeNetwork",
     "Maps",
@@ -28,7 +29,8 @@ __all__ = [
     "to_input",
 ]
 
-STRIDE = 4
+STRIDE = 2  # of the object maps: parked cars lie five pixels apart
+GROUND_STRIDE = 4  # of the stuff map and of the features
 COARSEST = 32
 GRID = 7  # points a side that the verification head looks at
 REACH = 1.5  # how far around a box it looks, in box sides
@@ -44,6 +46,7 @@ class NetworkShape:
     stuff: int
     widths: tuple[int, int, int, int, int] = (24, 40, 72, 112, 144)
     neck: int = 64
+    fine: int = 32
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "widths": list(self.widths)}
@@ -51,12 +54,13 @@ class NetworkShape:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> NetworkShape:
         a, b, c, d, e = row["widths"]
-        return cls(int(row["things"]), int(row["stuff"]), (a, b, c, d, e), int(row["neck"]))
+        numbers = (int(row[key]) for key in ("neck", "fine"))
+        return cls(int(row["things"]), int(row["stuff"]), (a, b, c, d, e), *numbers)
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Raw outputs on the cell grid, each [N, C, H/4, W/4].
+    """Raw outputs: objects on cells of 2 pixels, stuff and features on cells of 4.
 
     heat: logits a thing class. offset: centre within the cell, in cells from its middle.
     size: log(length / 16), log(width / 16) in pixels. axis: (cos, sin) of twice the angle of
@@ -124,9 +128,11 @@ class JudgeNetwork(nn.Module):
             inside = width
         self.lateral = nn.ModuleList(nn.Conv2d(width, shape.neck, 1) for width in widths)
         self.smooth = _convolution(shape.neck, shape.neck)
-        self.before_heads = _convolution(shape.neck, shape.neck)
-        self.heat = nn.Conv2d(shape.neck, shape.things, 1)
-        self.boxes = nn.Conv2d(shape.neck, 8, 1)
+        self.sharpen = nn.Conv2d(stem, shape.fine, 1)
+        self.lift = nn.Conv2d(shape.neck, shape.fine, 1)
+        self.before_heads = _convolution(shape.fine, shape.fine)
+        self.heat = nn.Conv2d(shape.fine, shape.things, 1)
+        self.boxes = nn.Conv2d(shape.fine, 8, 1)
         self.stuff = nn.Conv2d(shape.neck, shape.stuff + 1, 1)
         self.reduce = nn.Conv2d(shape.neck, 24, 1)
         self.verify = nn.Sequential(
@@ -138,7 +144,7 @@ class JudgeNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Maps:
         """float [N, 3, H, W] with H and W multiples of 32."""
-        x = self.stem(x)
+        fine = x = self.stem(x)
         found = []
         for level in self.levels:
             x = level(x)
@@ -148,7 +154,8 @@ class JudgeNetwork(nn.Module):
             merged = functional.interpolate(merged, scale_factor=2.0, mode="nearest")
             merged = merged + self.lateral[k](found[k])
         features = self.smooth(merged)
-        ready = self.before_heads(features)
+        lifted = functional.interpolate(self.lift(features), scale_factor=2.0, mode="nearest")
+        ready = self.before_heads(self.sharpen(fine) + lifted)
         boxes = self.boxes(ready)
         return Maps(
             self.heat(ready),
@@ -156,7 +163,7 @@ class JudgeNetwork(nn.Module):
             boxes[:, 2:4],
             boxes[:, 4:6],
             boxes[:, 6:8],
-            self.stuff(ready),
+            self.stuff(features),
             features,
         )
 
@@ -167,7 +174,7 @@ class JudgeNetwork(nn.Module):
             features: float [N, C, H/4, W/4]. boxes: float [B, 5], centre x and y, length, width
             in pixels, angle in radians. owner: int64 [B], image of each. thing: int64 [B], class.
         """
-        points = box_points(boxes) / STRIDE
+        points = box_points(boxes) / GROUND_STRIDE
         height, width = features.shape[-2:]
         scale = torch.tensor([width, height], dtype=points.dtype, device=points.device)
         where = points / scale * 2 - 1

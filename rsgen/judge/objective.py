@@ -137,6 +137,8 @@ def heat_loss(logits: Tensor, wanted: Tensor, weights: Tensor | None = None) -> 
 class JudgeLoss(nn.Module):
     """The network with its losses: a batch of images and targets -> float [N]."""
 
+    class_weights: Tensor
+
     def __init__(
         self,
         network: JudgeNetwork,
@@ -159,7 +161,8 @@ class JudgeLoss(nn.Module):
     def _maps(self, maps: Maps, batch: Mapping[str, Tensor]) -> Tensor:
         near, boxes = batch["near"], batch["boxes"]
         # An image is measured against the batch's mean count: empty ones count as they are.
-        objects = (batch["heat"] >= 1 - 1e-4).sum(dim=(1, 2, 3)).float().mean().clamp_min(1)
+        centres = (batch["heat"] >= 1 - 1e-4).sum(dim=(2, 3)).float().mean(dim=0)
+        objects = (centres * self.class_weights).sum().clamp_min(0.1)
         total = heat_loss(maps.heat.float(), batch["heat"], self.class_weights)
         total = total / objects
         given = torch.cat([maps.offset, maps.size, maps.axis, maps.heading], dim=1).float()

@@ -1,4 +1,5 @@
-"""Layouts -> what the judge's maps should say, on cells of `STRIDE` pixels."""
+"""Layouts -> what the judge's maps should say: objects on cells of `STRIDE` pixels, stuff on
+cells of `GROUND_STRIDE`."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgen.geometry import quad_to_rotated_box, wrap_angle
-from rsgen.judge.network import STRIDE
+from rsgen.judge.network import GROUND_STRIDE, STRIDE
 from rsgen.raster import rasterize
 from rsgen.records import ClassTable, Instance, Layout
 
 __all__ = ["Objects", "Targets", "objects_of", "targets_of"]
 
 FloatArray = npt.NDArray[np.float32]
-NEAR = 0.3  # cells whose Gaussian is above this learn the box too
+NEAR = 0.5  # cells whose Gaussian is above this learn the box too
 LEAST_SIDE_PX = 2.0
+LEAST_SPREAD_PX = 1.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ def _row(instance: Instance) -> tuple[float, float, float, float, float] | None:
 def targets_of(
     layout: Layout, classes: ClassTable, stuff_names: Sequence[str], things: int
 ) -> Targets:
-    """The maps of a layout whose sides are multiples of `STRIDE`."""
+    """The maps of a layout whose sides are multiples of `GROUND_STRIDE`."""
     height, width = layout.height // STRIDE, layout.width // STRIDE
     found = objects_of(layout, classes)
     heat = np.zeros((things, height, width), dtype=np.float32)
@@ -113,7 +115,8 @@ def targets_of(
         _paint(heat[found.things[k]], boxes, near, found, int(k))
     stuff = _stuff(layout, classes, stuff_names)
     if stuff_names:
-        stuff[near[0] > 0] = -1  # what lies under an object is not asked
+        every = GROUND_STRIDE // STRIDE
+        stuff[near[0, ::every, ::every] > 0] = -1  # what lies under an object is not asked
     return Targets(heat, boxes, near, stuff, found)
 
 
@@ -121,8 +124,8 @@ def _paint(heat: FloatArray, boxes: FloatArray, near: FloatArray, found: Objects
     height, width = heat.shape
     x, y, length, across, angle = (float(v) for v in found.boxes[k])
     along, side = max(length, LEAST_SIDE_PX), max(across, LEAST_SIDE_PX)
-    # A sixth of the side, and at least half a cell: neighbours of dense scenes stay apart.
-    sigma_u, sigma_v = max(along / 6, STRIDE * 0.5), max(side / 6, STRIDE * 0.5)
+    # A sixth of the side, and at least a pixel or so: neighbours of dense scenes stay apart.
+    sigma_u, sigma_v = max(along / 6, LEAST_SPREAD_PX), max(side / 6, LEAST_SPREAD_PX)
     reach = 3 * max(sigma_u, sigma_v)
     columns = np.arange(max(0, int((x - reach) / STRIDE)),
                         min(width, int((x + reach) / STRIDE) + 1))  # fmt: skip
@@ -160,7 +163,7 @@ def _paint(heat: FloatArray, boxes: FloatArray, near: FloatArray, found: Objects
 
 def _stuff(layout: Layout, classes: ClassTable, names: Sequence[str]) -> npt.NDArray[np.int64]:
     """The stuff class of each cell's middle pixel: 1.. in the order of `names`, 0 none."""
-    height, width = layout.height // STRIDE, layout.width // STRIDE
+    height, width = layout.height // GROUND_STRIDE, layout.width // GROUND_STRIDE
     if not names:
         return np.zeros((height, width), dtype=np.int64)
     alone = tuple(i for i in layout.instances if classes.is_stuff(i.label))
@@ -168,5 +171,5 @@ def _stuff(layout: Layout, classes: ClassTable, names: Sequence[str]) -> npt.NDA
     table = np.zeros(len(classes.classes) + 1, dtype=np.int64)
     for position, name in enumerate(names, start=1):
         table[classes.index(name)] = position
-    middle = slice(STRIDE // 2, None, STRIDE)
+    middle = slice(GROUND_STRIDE // 2, None, GROUND_STRIDE)
     return table[index[middle, middle][:height, :width]]
