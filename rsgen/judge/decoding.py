@@ -22,11 +22,15 @@ OVERLAP = 0.45  # of two boxes that share more than this (IoU) the better one st
 
 @dataclass(frozen=True)
 class ClassHabits:
-    """How a thing class is labelled: turned boxes, and whether their front is known."""
+    """How a thing class is labelled: turned boxes, and whether their front is known.
+
+    objects: how many were learned from; of a class without any a judge can say nothing.
+    """
 
     name: str
     turned: bool
     headed: bool
+    objects: int = 1
 
 
 def decode(

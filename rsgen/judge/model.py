@@ -60,7 +60,8 @@ class JudgeCard:
             "classes": self.classes.to_json(),
             "shape": self.shape.to_json(),
             "habits": [
-                {"name": h.name, "turned": h.turned, "headed": h.headed} for h in self.habits
+                {"name": h.name, "turned": h.turned, "headed": h.headed, "objects": h.objects}
+                for h in self.habits
             ],
             "stuff": list(self.stuff),
             "calibration": self.calibration.to_json(),
@@ -75,7 +76,10 @@ class JudgeCard:
             row["role"],
             ClassTable.from_json(row["classes"]),
             NetworkShape.from_json(row["shape"]),
-            tuple(ClassHabits(h["name"], h["turned"], h["headed"]) for h in row["habits"]),
+            tuple(
+                ClassHabits(h["name"], h["turned"], h["headed"], h.get("objects", 1))
+                for h in row["habits"]
+            ),
             tuple(row["stuff"]),
             Calibration.from_json(row["calibration"]),
             float(row["threshold"]),
@@ -102,6 +106,11 @@ class Judge:
     @property
     def classes(self) -> ClassTable:
         return self.card.classes
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The thing classes that it has learned from at least one object of."""
+        return frozenset(h.name for h in self.card.habits if h.objects)
 
     @torch.no_grad()
     def maps(self, images: Pixels) -> Maps:
@@ -159,7 +168,7 @@ class Judge:
         labels: Sequence[str],
     ) -> npt.NDArray[np.float64]:
         """Raw answers, float64 [B, 5]; NaN rows for classes that the judge does not know."""
-        position = {h.name: k for k, h in enumerate(self.card.habits)}
+        position = {h.name: k for k, h in enumerate(self.card.habits) if h.objects}
         entries = [self.classes.find(label) for label in labels]
         known = np.array([e is not None and e.name in position for e in entries], dtype=bool)
         answers = np.full((len(boxes), 5), np.nan)

@@ -76,9 +76,10 @@ def look(
         labels = [names[k] for k in questions.things]
         owner = [0] * len(labels)
         logits = judge.question_logits(maps, questions.boxes, owner, labels)
+        known = ~np.isnan(logits[:, 0])
         found = judge.inside(judge.raw(maps)[0], width, height)
         asked = asked_of(sample.layout, classes)
-        rows.append(Seen(sample, asked, found, logits, questions.answers))
+        rows.append(Seen(sample, asked, found, logits[known], questions.answers[known]))
     return rows
 
 

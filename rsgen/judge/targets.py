@@ -15,7 +15,7 @@ from rsgen.judge.network import GROUND_STRIDE, STRIDE
 from rsgen.raster import rasterize
 from rsgen.records import ClassTable, Instance, Layout
 
-__all__ = ["Objects", "Targets", "objects_of", "targets_of"]
+__all__ = ["Objects", "Targets", "objects_of", "row_of", "targets_of"]
 
 FloatArray = npt.NDArray[np.float32]
 NEAR = 0.5  # cells whose Gaussian is above this learn the box too
@@ -66,7 +66,7 @@ def objects_of(layout: Layout, classes: ClassTable) -> Objects:
         entry = classes.resolve(instance.label)
         if entry.kind == "stuff" or instance.iscrowd:
             continue
-        row = _row(instance)
+        row = row_of(instance)
         if row is None or not (0 <= row[0] < layout.width and 0 <= row[1] < layout.height):
             continue
         rows.append(row)
@@ -81,7 +81,8 @@ def objects_of(layout: Layout, classes: ClassTable) -> Objects:
     )
 
 
-def _row(instance: Instance) -> tuple[float, float, float, float, float] | None:
+def row_of(instance: Instance) -> tuple[float, float, float, float, float] | None:
+    """A row of `Objects.boxes`; None for what has no outline or no area."""
     if instance.quad is None:
         box = instance.bounds()
         if box is None or box.area <= 0:

@@ -56,7 +56,9 @@ def class_habits(samples: Sequence[Sample], classes: ClassTable) -> tuple[ClassH
         raise DataError("the run has no thing class", hint="a judge finds things, not stuff")
     all_turned = is_turned(samples, classes)
     return tuple(
-        ClassHabits(name, 2 * turned > total if total else all_turned, 2 * headed > total > 0)
+        ClassHabits(
+            name, 2 * turned > total if total else all_turned, 2 * headed > total > 0, total
+        )
         for name, (total, turned, headed) in found.items()
     )
 
