@@ -54,12 +54,17 @@ class TrainingImages:
 
     @classmethod
     def from_runs(
-        cls, runs: Iterable[SampleRun], classes: ClassTable, max_lost_labels: float = 1.0
+        cls,
+        runs: Iterable[SampleRun],
+        classes: ClassTable,
+        max_lost_labels: float = 1.0,
+        section: str = "train",
     ) -> TrainingImages:
         """The train samples of some runs; others are counted as refused.
 
         Images that lost a larger share of their labels on reading than `max_lost_labels` are
-        counted as incomplete: they show objects that their layout lacks.
+        counted as incomplete: they show objects that their layout lacks. `section` of the
+        settings is where a user raises that limit.
 
         Raises:
             DataError: no train sample has an image, or all are incomplete.
@@ -86,7 +91,7 @@ class TrainingImages:
                 f"each of {len(samples)} training images lost more than {max_lost_labels:.0%} of "
                 "its labels when they were read",
                 hint="mend the labels (failures/labels.jsonl of extract-masks lists them), or "
-                "learn from these images too: -s train.max_lost_labels=1",
+                f"learn from these images too: -s {section}.max_lost_labels=1",
             )
         incomplete = len(samples) - sum(complete)
         owners = [run for run, whole in zip(owners, complete, strict=True) if whole]

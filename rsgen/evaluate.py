@@ -22,7 +22,7 @@ from rsgen.judge.model import judge_folder, load_judge
 from rsgen.registry import names, resolve
 from rsgen.reporting import RunSummary
 from rsgen.request import Plan
-from rsgen.runs import Job, ProgramRun, start_program
+from rsgen.runs import Job, ProgramRun, check_request, start_program
 from rsgen.splits import train_only
 from rsgen.store import SampleRun, input_ref, open_samples, run_folder
 
@@ -60,6 +60,7 @@ def evaluate(job: Job) -> RunSummary:
     classes = united([opened.real.classes, opened.generated.classes])
     generated, real, train = _images(opened)
     if job.dry_run:
+        check_request(job, inputs=inputs)
         counts = {"generated": len(generated), "real test": len(real), "real train": len(train)}
         return RunSummary(job.command, str(job.out), "dry-run", counts=counts)
     with start_program(job, inputs=inputs, classes=classes, plan=plan) as run:

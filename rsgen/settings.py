@@ -212,6 +212,10 @@ class TrainJudgeConfig(Section):
     size: int = Field(256, ge=32, description="side of the training views in pixels")
     lr: float = Field(3e-3, gt=0, description="peak learning rate")
     augment: float = Field(1.0, ge=0, le=1, description="strength of augmentation")
+    max_lost_labels: Rate = Field(
+        0.1,
+        description="images that lost a larger share of their labels on reading are left out",
+    )
     checkpoint_every: int = Field(200, ge=1, description="steps between saved states")
 
 

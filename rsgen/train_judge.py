@@ -35,7 +35,7 @@ from rsgen.judge.report import (
 from rsgen.records import ClassTable, Sample
 from rsgen.reporting import RunSummary
 from rsgen.request import Plan
-from rsgen.runs import Job, ProgramRun
+from rsgen.runs import Job, ProgramRun, check_request
 from rsgen.settings import TrainJudgeConfig
 from rsgen.store import SampleRun, input_ref, open_samples
 from rsgen.training.curves import write_loss_curve
@@ -107,18 +107,26 @@ def train_judge(job: Job) -> RunSummary:
             f"train-judge needs one sample run, got {len(paths)}", hint="rsgen train-judge RUN"
         )
     source = open_samples(paths[0], job.allow_partial)
-    roles = _roles(job.config.train_judge)
-    images = TrainingImages.from_runs([source], source.classes)
-    shares = _shares(images.samples, roles, job.config.seed)
-    side = view_side(job.config.train_judge.size, images.samples)
+    settings = job.config.train_judge
+    images = TrainingImages.from_runs(
+        [source], source.classes, settings.max_lost_labels, "train_judge"
+    )
+    shares = _shares(images.samples, _roles(settings), job.config.seed)
+    side = view_side(settings.size, images.samples)
     plan = _plan(job, min(len(share.learn) for share in shares.values()))
     inputs = [input_ref("run", paths[0], allow_partial=job.allow_partial)]
     if job.dry_run:
+        check_request(job, inputs=inputs)
         rows: dict[str, dict[str, float | int | str]] = {
             ROLES[role]: {"learn from": len(share.learn), "calibrate on": len(share.calibrate)}
             for role, share in shares.items()
         }
-        counts = {"training images": len(images), "refused": images.refused, "steps": plan.count}
+        counts = {
+            "training images": len(images),
+            "refused": images.refused,
+            "incomplete": images.incomplete,
+            "steps": plan.count,
+        }
         return RunSummary(job.command, str(job.out), "dry-run", counts=counts, tables=rows)
     with open_training(
         job, inputs=inputs, classes=source.classes, model_hashes={}, plan=plan
@@ -129,6 +137,13 @@ def train_judge(job: Job) -> RunSummary:
         torch.set_num_threads(frozen.threads)
         accelerator = make_accelerator(device_name(frozen.device), frozen.dtype)
         session = _Session(run, source, accelerator, frozen, side)
+        if images.incomplete:
+            run.reporter.note(
+                f"{images.incomplete} images left out: over {settings.max_lost_labels:.0%} of "
+                "their labels were lost on reading, so they show objects that their layouts "
+                "lack; -s train_judge.max_lost_labels=1 takes them all",
+                "warning",
+            )
         reports = {role: _train_one(session, role, share) for role, share in shares.items()}
         return _commit(session, reports)
 

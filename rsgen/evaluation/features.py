@@ -118,7 +118,7 @@ def vision_features(folder: Path, device: str) -> VisionFeatures:
 def _loaded(folder: Path, clip: bool, device: str) -> Any:
     import transformers
 
-    loader = transformers.CLIPVisionModelWithProjection if clip else transformers.AutoModel
+    loader: Any = transformers.CLIPVisionModelWithProjection if clip else transformers.AutoModel
     try:
         model = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except Exception as error:  # transformers raises a dozen kinds over a bad folder

@@ -17,7 +17,8 @@ from rsgen.registry import BUILT_IN, resolve
 from rsgen.request import InputRef, Plan, RunInfo
 from rsgen.runs import Control, Job, _create_once, begin, hold_lock, start_program
 from rsgen.store import is_committed, read_manifest
-from tests.build import CLASSES, config, data_of, sample_run, tree
+from tests.build import CLASSES, config, data_of, sample, sample_run, tree
+from tests.build_judge import save_judges
 
 REF = InputRef("run", "/a", "f" * 32, "m" * 64)
 
@@ -35,12 +36,20 @@ def start(a_job: Job, old_plan: Plan | None = None, **more: Any) -> RunInfo:
         return begin(a_job, inputs=[REF], classes=CLASSES, plan=lambda old: old or old_plan, **more)
 
 
+def dry_job(name: str, folder: Path) -> Job:
+    """What any program can start from: 32 scenes, every fourth a test image, and judges."""
+    samples = [sample(f"scene-{k}.png", split="train" if k % 4 else "test") for k in range(32)]
+    inputs = {"run": [sample_run(folder / "run", samples).path]}
+    if name == "evaluate":
+        inputs |= {"real": inputs["run"], "judge": [save_judges(folder / "judges")]}
+    keys = {"train.from_scratch": True, "train.max_steps": 1, "evaluate.metrics": ["layout"]}
+    return Job(name, config(**keys), folder / "out", inputs, dry_run=True)
+
+
 @pytest.mark.parametrize("name", sorted(BUILT_IN["programs"]))
 def test_no_program_writes_in_a_dry_run(name: str, tmp_path: Path) -> None:
     """Catches a program that forgets to look: it would build, train or publish, and commit."""
-    run = sample_run(tmp_path / "run").path
-    keys = {"train.from_scratch": True, "train.max_steps": 1}
-    dry = Job(name, config(**keys), tmp_path / "out", {"run": [run]}, dry_run=True)
+    dry = dry_job(name, tmp_path)
     before = tree(tmp_path)
     summary = resolve("programs", name)(dry)
     assert (summary.command, summary.status) == (name, "dry-run")
@@ -50,9 +59,7 @@ def test_no_program_writes_in_a_dry_run(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(BUILT_IN["programs"]))
 def test_a_dry_run_refuses_what_the_run_would_refuse(name: str, tmp_path: Path) -> None:
     """Catches a dry run that promises work on a folder that the run itself then refuses."""
-    run = sample_run(tmp_path / "run").path
-    keys = {"train.from_scratch": True, "train.max_steps": 1}
-    dry = Job(name, config(**keys), tmp_path / "out", {"run": [run]}, dry_run=True)
+    dry = dry_job(name, tmp_path)
     program = resolve("programs", name)
     sample_run(dry.out, command=name)
     with pytest.raises(UsageError, match="holds another request"):
