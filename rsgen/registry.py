@@ -61,10 +61,17 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "label-geometry": "rsgen.scorers.geometry:LabelGeometry",
         "novelty-hash": "rsgen.scorers.novelty:HashNovelty",
         "novelty-latent": "rsgen.scorers.novelty:LatentNovelty",
+        "novelty-judge": "rsgen.scorers.detection:JudgeNovelty",
+        "judge": "rsgen.scorers.detection:JudgeObjects",
+        "judge-image": "rsgen.scorers.detection:JudgeImage",
+        "remask": "rsgen.scorers.remask:Remask",
     },
     "metrics": {
         "layout": "rsgen.evaluation.layout:CELL",
         "fidelity": "rsgen.evaluation.fidelity:CELL",
+        "classification": "rsgen.evaluation.classification:CELL",
+        "shape": "rsgen.evaluation.shape:CELL",
+        "downstream": "rsgen.evaluation.downstream:CELL",
     },
     "models": {
         "stable-diffusion": "rsgen.models.stable_diffusion:StableDiffusion",
