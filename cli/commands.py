@@ -199,6 +199,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "filter": (
         "filter images --real masks --out kept",
+        "filter images --real masks --judge judges --out kept",
         "filter images --real masks --fail-under 0.6 --out kept",
     ),
     "export": (
@@ -340,6 +341,10 @@ COMMANDS: tuple[CommandSpec, ...] = (
             (
                 _option("checkpoint", str, "--model", "Its autoencoder finds near-duplicates"),
                 "checkpoint",
+            ),
+            (
+                _option("judge", Path, "--judge", "train-judge OUT; judge A looks for the objects"),
+                "judge",
             ),
         ],
         [

@@ -7,6 +7,7 @@ count what was kept in earlier shards: a worker that cannot see them yet judges 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -22,6 +23,7 @@ from rsgen.errors import UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
 from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Sample, samples_from_table
+from rsgen.registry import resolve
 from rsgen.request import RunInfo, item_seed
 from rsgen.scorers.base import NoveltyScorer, Rule, is_novelty, is_thing, make_scorer
 from rsgen.scorers.judging import (
@@ -49,7 +51,8 @@ __all__ = ["FilterStage"]
 
 
 class FilterStage:
-    """Inputs: `run` (samples with images), `real` (samples), `checkpoint` (an autoencoder)."""
+    """Inputs: `run` (samples with images), `real` (samples), `checkpoint` (an autoencoder),
+    `judge` (train-judge OUT)."""
 
     shard_size = 64
     batch_size = 16
@@ -65,7 +68,7 @@ class FilterStage:
         self._rules = rules_of(info)
         self._check_rules()
         self.uses_torch = self._settings.rescore == "all" and any(
-            rule.scorer == "novelty-latent" for rule in self._rules
+            getattr(self._scorer(rule), "uses_torch", False) for rule in self._rules
         )
 
     def _check_rules(self) -> None:
@@ -88,7 +91,9 @@ class FilterStage:
         for name in self._settings.quotas:
             self.classes().resolve(name)
         for rule in self._rules:
-            make_scorer(rule.scorer, rule.options)
+            scorer = self._scorer(rule)
+            if self._settings.rescore == "all" and hasattr(scorer, "check"):
+                scorer.check()
 
     # ------------------------------------------------------------ what is read
 
@@ -135,13 +140,9 @@ class FilterStage:
         """The weights behind each rule that looks through a network."""
         if not self.uses_torch:
             return {}
-        from rsgen.models.base import ModelRef, model_folder, model_hash
-
-        scorers = {r.name: self._scorer(r) for r in self._rules if r.scorer == "novelty-latent"}
-        return {
-            name: model_hash(model_folder(ModelRef.parse(scorer.model)))
-            for name, scorer in scorers.items()
-        }
+        scorers = {rule.name: self._scorer(rule) for rule in self._rules}
+        found = {n: s.model_hash() for n, s in scorers.items() if hasattr(s, "model_hash")}
+        return {name: value for name, value in found.items() if value}
 
     # ------------------------------------------------------------ once a worker
 
@@ -156,12 +157,21 @@ class FilterStage:
         self._kept: dict[int, Counter[str]] = {}  # objects kept, by shard
 
     def _scorer(self, rule: Rule) -> Any:
-        options = dict(rule.options)
-        if rule.scorer == "novelty-latent":
-            for path in self._info.paths("checkpoint"):
-                options.setdefault("model", str(path))
-            if self._info.plan is not None:
-                options.setdefault("device", self._info.plan.device)
+        """The scorer, told what it takes from the run where its options do not say."""
+        kind, options = resolve("scorers", rule.scorer), dict(rule.options)
+        fields = {f.name for f in dataclasses.fields(kind)}
+        for option, name in getattr(kind, "from_inputs", {}).items():
+            for path in self._info.paths(name):
+                options.setdefault(option, str(path))
+        if self._real is not None and self._real.info.command == "extract-masks":
+            for option, key in getattr(kind, "from_real", {}).items():
+                section, _, setting = key.partition(".")
+                made = getattr(getattr(self._real.info.config, section), setting)
+                options.setdefault(option, made)
+        if "device" in fields and self._info.plan is not None:
+            options.setdefault("device", self._info.plan.device)
+        if "classes" in fields:
+            options.setdefault("classes", self.classes())
         return make_scorer(rule.scorer, options)
 
     def _frozen_thresholds(self) -> Thresholds:

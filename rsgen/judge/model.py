@@ -126,7 +126,11 @@ class Judge:
     def detect(self, images: Pixels) -> list[Detections]:
         """Objects with calibrated scores, best first; those wholly in the padding are dropped."""
         height, width = images.shape[1:3]
-        return [self._calibrated(d, width, height) for d in self.raw(self.maps(images))]
+        return self.detect_in(self.maps(images), (height, width))
+
+    def detect_in(self, maps: Maps, size: tuple[int, ...]) -> list[Detections]:
+        """The same from the maps of images of (height, width)."""
+        return [self._calibrated(d, size[1], size[0]) for d in self.raw(maps)]
 
     def raw(self, maps: Maps) -> list[Detections]:
         """Objects with the network's own scores."""

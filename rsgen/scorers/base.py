@@ -2,6 +2,10 @@
 
 A scorer is a frozen dataclass whose fields are its options, found by name in the registry
 group `scorers`. Larger is better; NaN means "does not apply" and every bound lets it pass.
+One that looks through a network may also have `uses_torch = True`, `model_hash()` (it enters
+the request), `check()` (refuse what cannot work, before any work), `from_inputs` (option ->
+input of `filter` that it defaults to), `from_real` (option -> setting of the extract-masks run
+that --real is), and the fields `device` and `classes` (the run's class table).
 """
 
 from __future__ import annotations

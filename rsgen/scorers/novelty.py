@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -130,10 +130,17 @@ class LatentNovelty:
     """
 
     level: ClassVar[Level] = "image"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"model": "checkpoint"}
     model: str = "tiny"
     grid: int = 8
     device: str = "cpu"
     references: Signatures | None = field(default=None, repr=False, compare=False)
+
+    def model_hash(self) -> str:
+        from rsgen.models.base import ModelRef, model_folder, model_hash
+
+        return model_hash(model_folder(ModelRef.parse(self.model)))
 
     def signatures(self, images: Pixels) -> Signatures:
         """float32 [N, C * grid * grid]."""

@@ -1,0 +1,318 @@
+"""Scorers that look for the labelled objects: judge A, another detector, or a worker's eyes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rsgen.detections import Detections, Detector
+from rsgen.errors import UsageError
+from rsgen.geometry import as_array, box_quad
+from rsgen.images import Pixels
+from rsgen.judge.eyes import JUDGE, EyesRef
+from rsgen.matching import Asked, iou_matrix, match_objects
+from rsgen.records import ClassTable, Instance, Layout, Sample
+from rsgen.scorers.base import FloatArray, Level, is_thing
+
+if TYPE_CHECKING:
+    from rsgen.judge.network import Maps
+
+__all__ = ["JudgeImage", "JudgeNovelty", "JudgeObjects"]
+
+SAME = 0.5  # a detection on an object that is not scored is no extra one
+RIGHT = 0  # place of "right" among the verification head's answers
+
+
+class _Eyes:
+    """A detector with its answers to the last batch: rules of one run ask the same of it."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.known: frozenset[str] = getattr(detector, "known", frozenset())
+        if not self.known:
+            self.known = frozenset(c.name for c in detector.classes.classes if c.kind == "thing")
+        self._last: tuple[bytes, list[Detections], Maps | None] | None = None
+
+    def look(self, images: Pixels) -> tuple[list[Detections], Maps | None]:
+        """Detections of each image, and a judge's maps of them."""
+        key = blake2b(repr(images.shape).encode() + images.tobytes(), digest_size=16).digest()
+        if self._last is None or self._last[0] != key:
+            from rsgen.judge.model import Judge
+
+            if isinstance(self.detector, Judge):
+                maps = self.detector.maps(images)
+                self._last = (key, self.detector.detect_in(maps, images.shape[1:3]), maps)
+            else:
+                self._last = (key, self.detector.detect(images), None)
+        return self._last[1], self._last[2]
+
+
+@lru_cache(maxsize=2)
+def _open(
+    reference: EyesRef, classes: ClassTable | None, device: str, time_limit_s: float
+) -> _Eyes:
+    return _Eyes(reference.open(classes, "reward", device, time_limit_s))
+
+
+class _Looks(Protocol):
+    """A scorer with the options that choose whose eyes look."""
+
+    @property
+    def judge(self) -> str: ...
+    @property
+    def detector(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def time_limit_s(self) -> float: ...
+    @property
+    def classes(self) -> ClassTable | None: ...
+
+
+def _reference(scorer: _Looks) -> EyesRef:
+    return EyesRef.parse(scorer.detector, scorer.judge)
+
+
+def _eyes(scorer: _Looks) -> _Eyes:
+    reference = _reference(scorer)
+    classes = None if reference.kind == "judge" else scorer.classes
+    return _open(reference, classes, scorer.device, scorer.time_limit_s)
+
+
+def _check(scorer: _Looks) -> None:
+    """Refuse what cannot be opened, before any work; loads no weights."""
+    reference = _reference(scorer)
+    if reference.kind == "judge":
+        reference.identity("reward")
+
+
+@dataclass(frozen=True)
+class JudgeObjects:
+    """Whether a detector sees each labelled object, in [0, 1], an instance.
+
+    look "detection": calibrated score x IoU (of the quads, as polygons) of the detection of
+    the object's class that it is matched with, best detection first; 0 where none overlaps by
+    `overlap`. "verification": the judge's probability that the box as given, with its class,
+    is right; it needs no detection, and falls with a wrong class, place or size. "both": the
+    mean of the two.
+    NaN for stuff, crowds, objects whose centre lies outside the image, and classes that the
+    detector does not know (a judge: of which it has learned from no object).
+    `detector`: judge (the --judge input, judge A), a transformers detector (folder or
+    hub:ORG/NAME), or `command: PROGRAM`; these have no verification.
+    """
+
+    level: ClassVar[Level] = "instance"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
+    look: Literal["detection", "verification", "both"] = "both"
+    judge: str = ""
+    detector: str = JUDGE
+    overlap: float = 0.5
+    device: str = "cpu"
+    time_limit_s: float = 60.0
+    classes: ClassTable | None = field(default=None, repr=False, compare=False)
+
+    def check(self) -> None:
+        """Refuse a detector that cannot be opened, or cannot do what it is asked."""
+        _check(self)
+        if self.look not in ("detection", "verification", "both"):
+            raise UsageError(
+                f"scorer judge: look is {self.look!r}",
+                hint="use detection, verification or both",
+            )
+        if self.look != "detection" and self.detector != JUDGE:
+            raise UsageError(
+                f"scorer judge: detector {self.detector!r} answers no questions about boxes",
+                hint="add the option look: detection",
+            )
+
+    def model_hash(self) -> str:
+        return _reference(self).identity("reward")
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> list[FloatArray]:
+        eyes = _eyes(self)
+        found, maps = eyes.look(images)
+        rows = [_asked(s.layout, eyes) for s in samples]
+        parts = []
+        if self.look != "verification":
+            parts.append([self._seen(d, a) for d, (_, a) in zip(found, rows, strict=True)])
+        if self.look != "detection":
+            parts.append(_verified(eyes, maps, samples, [places for places, _ in rows]))
+        scores = []
+        for k, sample in enumerate(samples):
+            row = np.full(len(sample.layout.instances), np.nan, dtype=np.float32)
+            row[rows[k][0]] = np.mean([part[k] for part in parts], axis=0)
+            scores.append(row)
+        return scores
+
+    def _seen(self, found: Detections, asked: Asked) -> npt.NDArray[np.float64]:
+        scores = np.zeros(len(asked))
+        for match in match_objects(found, asked, self.overlap):
+            scores[match.asked] = found.scores[match.found] * match.iou
+        return scores
+
+
+@dataclass(frozen=True)
+class JudgeImage:
+    """How well what a detector sees agrees with the labels, in [0, 1], an image.
+
+    2 x sum of (score x IoU) over matched objects / (labelled objects + sum of the scores of
+    all detections): a soft F1. Missing objects, wrong classes and extra objects all lower it;
+    labels that are found exactly, surely, and alone give 1. Detections under `least` do not
+    count, nor do those on objects that are not asked about (crowds, unknown classes). Without
+    labelled objects 1 / (1 + sum of the scores). NaN where there are things and the detector
+    knows none of them.
+    """
+
+    level: ClassVar[Level] = "image"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
+    least: float = 0.25
+    judge: str = ""
+    detector: str = JUDGE
+    overlap: float = 0.5
+    device: str = "cpu"
+    time_limit_s: float = 60.0
+    classes: ClassTable | None = field(default=None, repr=False, compare=False)
+
+    def check(self) -> None:
+        _check(self)
+
+    def model_hash(self) -> str:
+        return _reference(self).identity("reward")
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        eyes = _eyes(self)
+        found, _ = eyes.look(images)
+        rows = zip(found, samples, strict=True)
+        return np.asarray([self._one(d, s.layout, eyes) for d, s in rows], dtype=np.float32)
+
+    def _one(self, found: Detections, layout: Layout, eyes: _Eyes) -> float:
+        places, asked = _asked(layout, eyes)
+        others = _others(layout, places)
+        if not len(asked) and len(others):
+            return math.nan
+        sure = found.above(self.least)
+        matches = match_objects(sure, asked, self.overlap)
+        free = np.ones(len(sure), dtype=bool)
+        if len(others):
+            free = iou_matrix(sure.quads, others).max(axis=1, initial=0.0) < SAME
+        free[[m.found for m in matches]] = True
+        total = float(sure.scores[free].sum())
+        if not len(asked):
+            return 1 / (1 + total)
+        hit = sum(float(sure.scores[m.found]) * m.iou for m in matches)
+        return 2 * hit / (len(asked) + total)
+
+
+@dataclass(frozen=True)
+class JudgeNovelty:
+    """Distance to the nearest reference in the judge's feature space, an image.
+
+    ||a - b|| / (||a|| + ||b||) over means and spreads of judge A's feature map: 0 is a copy,
+    at most 1. It sees what is in an image and how it looks, not where it stands.
+    """
+
+    level: ClassVar[Level] = "image"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
+    judge: str = ""
+    device: str = "cpu"
+    references: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
+
+    def check(self) -> None:
+        EyesRef.parse(JUDGE, self.judge).identity("reward")
+
+    def model_hash(self) -> str:
+        return EyesRef.parse(JUDGE, self.judge).identity("reward")
+
+    def signatures(self, images: Pixels) -> npt.NDArray[np.float32]:
+        """float32 [N, C]."""
+        detector: Any = _open(EyesRef.parse(JUDGE, self.judge), None, self.device, 60.0).detector
+        found: npt.NDArray[np.float32] = detector.features(images)
+        return found
+
+    def distances(
+        self, signatures: npt.NDArray[Any], references: npt.NDArray[Any]
+    ) -> npt.NDArray[np.float32]:
+        """float32 [N, M]."""
+        from rsgen.models.latents import relative_distances
+
+        return relative_distances(signatures, references)
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        from rsgen.scorers.novelty import nearest
+
+        return nearest(self, self.signatures(images), self.references)
+
+
+# ---------------------------------------------------------------- which objects
+
+
+def _asked(layout: Layout, eyes: _Eyes) -> tuple[list[int], Asked]:
+    """Positions of the objects that the detector can be asked about, and what is asked."""
+    places, quads, labels = list[int](), [], []
+    for k, instance in enumerate(layout.instances):
+        entry = eyes.detector.classes.find(instance.label)
+        corners = _corners(instance)
+        if entry is None or entry.name not in eyes.known or corners is None:
+            continue
+        x, y = corners.mean(axis=0)
+        if 0 <= x < layout.width and 0 <= y < layout.height:
+            places.append(k)
+            quads.append(corners)
+            labels.append(entry.name)
+    count = len(places)
+    every = np.array(quads, dtype=np.float64).reshape(-1, 4, 2)
+    none, unknown = np.zeros(count, dtype=bool), np.full(count, np.nan)
+    asked = Asked(every, tuple(labels), none, unknown, layout.width, layout.height)
+    return places, asked
+
+
+def _corners(instance: Instance) -> npt.NDArray[np.float64] | None:
+    """[4, 2] of a thing with an area; None for stuff and crowds."""
+    box = instance.bounds()
+    if not is_thing(instance) or box is None or not box.area > 0:
+        return None
+    corners = as_array(instance.quad or box_quad(box))
+    return corners if np.isfinite(corners).all() else None
+
+
+def _others(layout: Layout, places: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Outlines of the things that are not asked about, [m, 4, 2]; stuff is ground."""
+    asked = set(places)
+    quads = []
+    for k, instance in enumerate(layout.instances):
+        box = instance.bounds()
+        outlined = instance.box is not None or instance.quad is not None
+        if k in asked or box is None or not outlined or not box.area > 0:
+            continue
+        quads.append(as_array(instance.quad or box_quad(box)))
+    return np.array(quads, dtype=np.float64).reshape(-1, 4, 2)
+
+
+def _verified(
+    eyes: _Eyes, maps: Maps | None, samples: Sequence[Sample], places: Sequence[Sequence[int]]
+) -> list[npt.NDArray[np.float64]]:
+    """Probability that each asked object's box and class are right, [asked] an image."""
+    from rsgen.judge.targets import row_of
+
+    detector: Any = eyes.detector
+    rows, owner, labels = [], [], []
+    for image, (sample, chosen) in enumerate(zip(samples, places, strict=True)):
+        for k in chosen:
+            instance = sample.layout.instances[k]
+            rows.append(row_of(instance) or (0.0,) * 5)
+            owner.append(image)
+            labels.append(instance.label)
+    boxes = np.array(rows, dtype=np.float32).reshape(-1, 5)
+    chances = detector.verify(maps, boxes, owner, labels)[:, RIGHT]
+    ends = np.cumsum([len(chosen) for chosen in places])
+    return np.split(chances, ends[:-1])
