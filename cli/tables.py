@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rsgen.hints import counted
+
 if TYPE_CHECKING:
     from rsgen.models.fetch import Fetched
     from rsgen.status import RunStatus, Status
@@ -58,10 +60,11 @@ def status_text(status: Status) -> str:
         if run.detail:
             text += f"  {run.name}: {run.detail}\n"
     for name, count in status.turns.items():
-        text += f"  series {name}: {count} complete turns, the latest above\n"
+        text += f"  series {name}: {counted(count, 'complete turn')}, the latest above\n"
     if status.older:
         size = size_of(status.older_bytes)
-        text += f"  and {status.older} older stage folders of earlier requests, {size}\n"
+        folders = counted(status.older, "stage folder")
+        text += f"  and {folders} of earlier requests, {size}\n"
     return text
 
 
