@@ -44,7 +44,15 @@ from rsgen.geometry import (
     quad_iou,
 )
 from rsgen.pool.canonical import FRONT_GUESS
-from rsgen.records import ClassTable, Failure, Instance, Layout, Sample, with_instances
+from rsgen.records import (
+    INCOMPLETE,
+    ClassTable,
+    Failure,
+    Instance,
+    Layout,
+    Sample,
+    with_instances,
+)
 from rsgen.registry import resolve
 
 __all__ = ["Corrected", "correct_layout", "correct_samples"]
@@ -89,7 +97,9 @@ def correct_samples(
         counts.update({f"corrections: objects {what}": n for what, n in changes.items()})
         if layout is not old.layout:
             counts["corrections: images changed"] += 1
-            result[position] = with_instances(old, layout.instances)
+            # Who has mended the labels has seen which ones were lost on reading.
+            whole = {k: v for k, v in old.attributes.items() if k != INCOMPLETE}
+            result[position] = replace(with_instances(old, layout.instances), attributes=whole)
     note = f"corrections ({fixed.format}): " + ", ".join(
         f"{n} {name.removeprefix('corrections: ')}" for name, n in counts.items()
     )

@@ -27,7 +27,15 @@ from rsgen.formats.common import (
     things_only,
 )
 from rsgen.formats.files import is_under, join_key, list_files, names_images, relative
-from rsgen.formats.geotiff_place import PIXELS, Layer, Placed, Scene, features_of
+from rsgen.formats.geotiff_place import (
+    PIXELS,
+    Layer,
+    Placed,
+    Scene,
+    features_of,
+    tell_lost,
+    tell_other_lost,
+)
 from rsgen.formats.geotiff_shapes import instance_of, is_rectangle
 from rsgen.formats.geotiff_write import GeoTiffWriter, why_left_out
 from rsgen.formats.names import LabelNames, paint_order
@@ -77,7 +85,9 @@ def read_geotiff(request: ReadRequest) -> Dataset:
                 scene.info.height,
                 gsd_m=request.gsd_m or gsd_m.get(scene.name) or scene.info.gsd_m,
             )
+            tell_lost(scene, own.get(scene.name), shared, tally)
             _keep(scene, layout, features, rectangles, request, names, tally)
+    tell_other_lost([*(one for layers in own.values() for one in layers), *shared], tally)
     for layer in shared:
         _tell_unused(layer, tally)
     return tally.dataset("geotiff", names.table())
@@ -132,7 +142,7 @@ def _layers(
     own: dict[str, list[Layer]] = {}
     shared: list[Layer] = []
     for path, layer in read:
-        made = _labelled(layer, key, request, names, tally)
+        made = _labelled(layer, key, request, names)
         alone = stems.get(path.stem, [])
         scene = by_key.get(join_key(path, base)) or (alone[0] if len(alone) == 1 else None)
         if scene is None:
@@ -161,11 +171,12 @@ def _class_key(layers: list[VectorLayer], request: ReadRequest, tally: Tally) ->
 
 
 def _labelled(
-    layer: VectorLayer, key: str | None, request: ReadRequest, names: LabelNames, tally: Tally
+    layer: VectorLayer, key: str | None, request: ReadRequest, names: LabelNames
 ) -> Layer:
-    """The layer with its classes; features that can be used nowhere are told once."""
+    """The layer with its classes, and the features that can be used nowhere."""
     bad = dict(layer.problems)
     labels: list[str | None] = []
+    lost: dict[int, Problem] = {}
     for index, row in enumerate(layer.properties):
         value = class_of(row.get(key)) if key is not None else None
         try:
@@ -173,9 +184,9 @@ def _labelled(
                 raise bad[index]
             labels.append(_label(value or request.label_name, key, row, names))
         except Problem as problem:
-            tally.label_failed(layer.item(index), problem)
+            lost[index] = problem
             labels.append(None)
-    return Layer(layer, labels)
+    return Layer(layer, labels, lost)
 
 
 def _label(name: str | None, key: str | None, row: Mapping[str, Any], names: LabelNames) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from rsgen.formats.common import Problem, Tally
 from rsgen.formats.vector import VectorLayer, crs_of
 from rsgen.georaster import RasterInfo
 
-__all__ = ["PIXELS", "Layer", "Placed", "Scene", "features_of"]
+__all__ = [
+    "PIXELS",
+    "Layer",
+    "Placed",
+    "Scene",
+    "features_of",
+    "tell_lost",
+    "tell_other_lost",
+]
 
 PIXELS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine of an image that lies nowhere
 LON_LAT = (181.0, 91.0)  # GeoJSON beyond these holds no degrees, whatever the standard says
@@ -31,10 +40,14 @@ class Scene:
 
 @dataclass
 class Layer:
-    """A layer with its features' classes (None: a feature that is a failure), by CRS."""
+    """A layer with its features' classes (None: a feature that is a failure), by CRS.
+
+    lost: what is wrong with features that are failures, until it is told.
+    """
 
     layer: VectorLayer
     labels: list[str | None]
+    lost: dict[int, Problem] = field(default_factory=dict)
     in_crs: dict[str | None, Geometries] = field(default_factory=dict)
     trees: dict[str | None, shapely.STRtree] = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
@@ -99,10 +112,8 @@ def _is_near(scene: Scene, layer: Layer, tally: Tally) -> bool:
 
 def _inside(scene: Scene, layer: Layer, tally: Tally) -> list[Placed]:
     """Features whose area meets the scene."""
-    geometries, tree = _on_map(scene, layer, tally)
-    footprint = shapely.Polygon(_corners(scene.info))
-    found = sorted(int(k) for k in tree.query(footprint, predicate="intersects"))
-    indices = [k for k in found if layer.labels[k] is not None]
+    geometries, _ = _on_map(scene, layer, tally)
+    indices = [k for k in _meeting(scene, layer) if layer.labels[k] is not None]
     placed = []
     for one in _to_pixels(scene, layer, geometries, indices, own=False):
         x0, y0, x1, y1 = one.geometry.bounds
@@ -110,6 +121,35 @@ def _inside(scene: Scene, layer: Layer, tally: Tally) -> list[Placed]:
             placed.append(one)
     layer.used.update(one.index for one in placed)
     return placed
+
+
+def _meeting(scene: Scene, layer: Layer) -> list[int]:
+    """Features of a layer, brought into the scene's CRS before, that meet the scene."""
+    footprint = shapely.Polygon(_corners(scene.info))
+    found = layer.trees[scene.info.crs].query(footprint, predicate="intersects")
+    return sorted(int(k) for k in found)
+
+
+def tell_lost(scene: Scene, own: list[Layer] | None, shared: list[Layer], tally: Tally) -> None:
+    """Count the failed features of a scene, just before it is kept: it is what has lost them."""
+    for layer in own or ():
+        _tell(layer, list(layer.lost), tally, of_image=True)
+    for layer in shared:
+        if layer.lost and scene.info.affine is not None:
+            indices = [k for k in _meeting(scene, layer) if k in layer.lost]
+            _tell(layer, indices, tally, of_image=True)
+
+
+def tell_other_lost(layers: Iterable[Layer], tally: Tally) -> None:
+    """Count the failed features that no scene was told of."""
+    for layer in layers:
+        _tell(layer, list(layer.lost), tally, of_image=False)
+
+
+def _tell(layer: Layer, indices: list[int], tally: Tally, *, of_image: bool) -> None:
+    for index in indices:
+        problem = layer.lost.pop(index)
+        tally.label_failed(layer.layer.item(index), problem, of_image=of_image)
 
 
 def _corners(info: RasterInfo) -> list[tuple[float, float]]:
@@ -166,10 +206,9 @@ def _transformed(scene: Scene, layer: Layer, tally: Tally) -> Geometries:
         moved[index] = None
         if layer.labels[index] is not None:
             layer.labels[index] = None
-            problem = Problem(
+            layer.lost[index] = Problem(
                 "NotFinite", "it lies where the image's CRS has no coordinates", "check its CRS"
             )
-            tally.label_failed(layer.layer.item(index), problem)
     return moved
 
 

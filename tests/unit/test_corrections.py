@@ -20,7 +20,15 @@ from rsgen.formats import write_dataset
 from rsgen.geometry import Box, RotatedBox, as_array, heading_of, rotated_box_to_quad
 from rsgen.mask import Mask
 from rsgen.pool.canonical import FRONT_GUESS
-from rsgen.records import ClassTable, Instance, Layout, Provenance, Sample
+from rsgen.records import (
+    INCOMPLETE,
+    ClassTable,
+    Instance,
+    Layout,
+    Provenance,
+    Sample,
+    lost_share,
+)
 from rsgen.registry import resolve
 from rsgen.runs import Job
 from rsgen.store import input_ref, open_samples
@@ -119,6 +127,16 @@ def test_objects_that_are_gone_from_the_file_are_deleted(tmp_path: Path) -> None
     assert [i.label for i in done.samples[0].layout.instances] == ["water", "ship"]
     assert done.counts["corrections: objects deleted"] == 1
     assert done.counts["corrections: objects untouched"] == 1
+
+
+def test_a_mended_image_has_no_lost_labels_any_more(tmp_path: Path) -> None:
+    """Catches training leaving out an image whose labels a person has completed."""
+    old = replace(scene(), attributes={INCOMPLETE: "1/1 ZeroArea", "season": "dry"})
+    same = correct([old], correction(tmp_path / "same", "a.png"))
+    assert same.samples == [old], "nobody has mended it"
+    fixed = correction(tmp_path / "fixed", "a.png", shape("ship", disk(20, 20, 6)))
+    (mended,) = correct([old], fixed).samples
+    assert mended.attributes == {"season": "dry"} and lost_share(mended) == 0
 
 
 def test_an_added_object_gets_an_oriented_box_where_others_have_one(tmp_path: Path) -> None:

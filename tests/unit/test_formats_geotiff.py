@@ -24,7 +24,16 @@ from rsgen.formats.holding import as_held, difference
 from rsgen.geometry import RotatedBox, heading_of, rotated_box_to_quad
 from rsgen.images import read_image, write_png
 from rsgen.mask import Mask
-from rsgen.records import ClassTable, Geo, Instance, Layout, ObjectClass, Provenance, Sample
+from rsgen.records import (
+    INCOMPLETE,
+    ClassTable,
+    Geo,
+    Instance,
+    Layout,
+    ObjectClass,
+    Provenance,
+    Sample,
+)
 from tests.formats_build import CLASSES, HEIGHT, WIDTH, disk_mask, plane, tank
 from tests.raster_build import (
     LON_LAT,
@@ -541,3 +550,20 @@ def test_headings_of_symmetric_classes_are_not_made_up(tmp_path: Path) -> None:
     found = only(read_dataset(folder, classes=table, heading=True))
     assert found.heading_rad is None and found.quad is not None
     assert abs(math.remainder(heading_of(found.quad) - 0.5, math.pi / 2)) < 1e-6
+
+
+def test_an_image_has_lost_the_labels_that_lie_in_it(tmp_path: Path) -> None:
+    """Catches the first image of a set being blamed for failures in all others."""
+
+    def box(x: float, label: str | None) -> Any:
+        return feature(on_map(box_ring(x, 4, x + 10, 14)), label=label)
+
+    for k, name in enumerate("abc"):
+        scene(tmp_path, f"{name}.tif", affine=NORTH_UP @ Affine.translation(100 * k, 0))
+    shared = [box(4, "house"), box(104, "house"), box(130, None), box(204, "house")]
+    put_geojson(tmp_path / "labels.geojson", shared)
+    put_geojson(tmp_path / "c.geojson", [box(230, None), feature({"type": "Point"}, label="a")])
+    dataset = read_dataset(tmp_path)
+    lost = {s.id: s.attributes.get(INCOMPLETE) for s in dataset}
+    assert lost == {"a.tif": None, "b.tif": "1/2 NoClass", "c.tif": "2/3 BadGeometry NoClass"}
+    assert dataset.counts["labels_read"] == 6 and dataset.counts["labels_kept"] == 3
