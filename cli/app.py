@@ -23,8 +23,8 @@ from .options import Common, command_signature, config_values, with_signature
 from .outcome import exit_code_of
 
 if TYPE_CHECKING:
+    from rsgen.job import Control
     from rsgen.reporting import RunSummary
-    from rsgen.runs import Control
 
     from .console import ConsoleReporter
 
@@ -200,7 +200,7 @@ def _execute(
     spec: CommandSpec, common: Common, given: dict[str, Any], reporter: ConsoleReporter
 ) -> RunSummary | None:
     from rsgen.config import parse_pairs
-    from rsgen.runs import Control
+    from rsgen.job import Control
 
     options = config_values(spec.options, given)
     settings = parse_pairs(common.set)

@@ -14,9 +14,10 @@ from typing import Any
 
 from rsgen.errors import OutOfMemory, SetupError, Stopped
 from rsgen.images import replace_bytes
+from rsgen.job import Control, Job
 from rsgen.reporting import Reporter
 from rsgen.request import RunInfo
-from rsgen.runs import Control, Job, run_json_bytes
+from rsgen.runs import run_json_bytes
 from rsgen.stages import forget_opened_stage, run_shard
 from rsgen.store import part_path
 

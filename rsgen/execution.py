@@ -16,18 +16,17 @@ from rsgen.drivers import run_shards
 from rsgen.ending import recorded, save_summary
 from rsgen.errors import TooManyFailures, UsageError
 from rsgen.images import sha256_file
+from rsgen.job import Control, Job
+from rsgen.locks import hold_lock
 from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 from rsgen.reporting import Reporter, RunSummary
 from rsgen.request import InputRef, Plan, RunInfo
 from rsgen.runs import (
-    Control,
-    Job,
     begin,
     check_request,
     commit,
     events_reporter,
-    hold_lock,
     refuse_foreign,
     refuse_out_inside,
     stored_summary,

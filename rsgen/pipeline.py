@@ -17,6 +17,8 @@ from pathlib import Path
 from rsgen.config import Config
 from rsgen.ending import recorded, save_summary, with_on_finish
 from rsgen.errors import LockedError, RsgenError, UsageError
+from rsgen.job import Job
+from rsgen.locks import hold_lock, make_folder
 from rsgen.pipeline_file import (
     Pipeline,
     PipelineJob,
@@ -33,7 +35,6 @@ from rsgen.pipeline_folders import Folders, anew, read_record, stage_folder
 from rsgen.registry import BUILT_IN, names, resolve
 from rsgen.reporting import RunSummary
 from rsgen.request import SPLIT_SEED
-from rsgen.runs import Job, hold_lock, make_folder
 from rsgen.series import (
     Turn,
     check_series,

@@ -24,9 +24,9 @@ from rsgen.config import (
 from rsgen.ending import Ending
 from rsgen.errors import UsageError
 from rsgen.hints import check_path, near_name
+from rsgen.job import Control
 from rsgen.registry import BUILT_IN
 from rsgen.reporting import NullReporter, Reporter
-from rsgen.runs import Control
 from rsgen.settings import Section
 from rsgen.store import is_model_name
 

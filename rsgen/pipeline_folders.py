@@ -9,9 +9,9 @@ from rsgen import __version__
 from rsgen.config import section_name
 from rsgen.errors import DataError
 from rsgen.images import replace_bytes
+from rsgen.job import Job
 from rsgen.pipeline_file import Pipeline, StageEntry, input_items
 from rsgen.request import MODEL_KEYS, digest, request_keys
-from rsgen.runs import Job
 from rsgen.series import Turn, committed_turns
 from rsgen.store import input_ref, is_committed
 

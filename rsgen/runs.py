@@ -1,24 +1,24 @@
-"""Starting a run: stop requests, locks, the one run.json, commit and no-op."""
+"""Starting a run: the one run.json, commit and no-op."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from rsgen.config import Config
-from rsgen.ending import SUMMARY, Ending, recorded, save_summary
-from rsgen.errors import DataError, LockedError, SetupError, Stopped, UsageError
+from rsgen.ending import SUMMARY, recorded, save_summary
+from rsgen.errors import DataError, UsageError
 from rsgen.images import replace_bytes
+from rsgen.job import Control, Job
+from rsgen.locks import hold_lock
 from rsgen.raw_inputs import Mended, changed_text, take_up, write_inputs
 from rsgen.records import ClassTable
-from rsgen.reporting import EventLog, NullReporter, Reporter, RunSummary, TeeReporter
+from rsgen.reporting import EventLog, Reporter, RunSummary, TeeReporter
 from rsgen.request import (
     InputRef,
     Plan,
@@ -29,128 +29,9 @@ from rsgen.request import (
 )
 from rsgen.store import artifact_row, is_committed, read_manifest, run_folder, write_manifest
 
-__all__ = ["Control", "Job", "ProgramRun", "begin", "check_request", "hold_lock", "start_program"]
+__all__ = ["Control", "Job", "ProgramRun", "begin", "check_request", "start_program"]
 
 EMPTY_CLASSES = ClassTable(())
-
-
-class Control:
-    """Whether to stop, and how far the current shard is; checked after every batch."""
-
-    def __init__(
-        self, deadline: float | None = None, requested: Callable[[], bool] | None = None
-    ) -> None:
-        self._deadline = deadline
-        self._requested = requested or (lambda: False)
-        self._reason: str | None = None
-        self.on_advance: Callable[[int], None] = lambda count: None
-        self.on_note: Callable[[str, str], None] = lambda text, level: None
-
-    def request_stop(self, reason: str) -> None:
-        """Ask the run to stop after its current batch (signal-safe)."""
-        self._reason = reason
-
-    def stop_reason(self) -> str | None:
-        if self._reason is not None:
-            return self._reason
-        if self._requested():
-            return "stop requested"
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return "--max-time reached"
-        return None
-
-    def check(self) -> None:
-        """Raise Stopped when a stop was asked for."""
-        reason = self.stop_reason()
-        if reason is not None:
-            raise Stopped(f"{reason}: stopped", hint="run the same line again to go on")
-
-    def advance(self, count: int = 1) -> None:
-        """Report finished items of the current shard."""
-        self.on_advance(count)
-
-    def note(self, text: str, level: str = "info") -> None:
-        """A remark while a shard runs; workers of their own have no listener."""
-        self.on_note(text, level)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One command line, parsed: what to run, on what, where to, and who listens."""
-
-    command: str
-    config: Config
-    out: Path
-    inputs: Mapping[str, Sequence[Path]] = field(default_factory=dict)
-    reporter: Reporter = field(default_factory=NullReporter)
-    control: Control = field(default_factory=Control)
-    options: Mapping[str, Any] = field(default_factory=dict)  # enter the fingerprint
-    series: str | None = None  # OUT is then the folder of the series' runs
-    ending: Ending = field(default_factory=Ending)
-    slice_of: tuple[int, int] | None = None
-    if_locked: str = "fail"
-    dry_run: bool = False
-    allow_partial: bool = False
-
-    def paths(self, name: str) -> list[Path]:
-        return list(self.inputs.get(name, ()))
-
-
-@contextmanager
-def hold_lock(out: Path, job: Job) -> Iterator[None]:
-    """Hold OUT/run.lock: exclusive for a plain run, shared plus its own for a slice.
-
-    Raises:
-        LockedError: a live run holds it (and `--if-locked` is not wait).
-    """
-    make_folder(out)
-    with (out / "run.lock").open("a") as handle:
-        if job.slice_of is None:
-            lock_file(handle, fcntl.LOCK_EX, out, job)
-            yield
-            return
-        lock_file(handle, fcntl.LOCK_SH, out, job)
-        index, of = job.slice_of
-        with (out / f"slice-{index}-{of}.lock").open("a") as own:
-            lock_file(own, fcntl.LOCK_EX, out, job)
-            yield
-
-
-def make_folder(out: Path) -> None:
-    """Create OUT, or see that it is a folder that we may use; nothing is put into a foreign one."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(
-            f"{out}: {error.filename} is a file, not a folder",
-            hint="give --out a new or empty folder",
-        ) from error
-    except OSError as error:
-        raise SetupError(
-            f"{out}: this folder cannot be made ({error.strerror})",
-            hint="give --out a folder that you may write to",
-        ) from error
-
-
-def lock_file(handle: IO[str], kind: int, out: Path, job: Job) -> None:
-    """Lock an open file; `out` is what the user is told is held."""
-    while True:
-        try:
-            fcntl.flock(handle.fileno(), kind | fcntl.LOCK_NB)
-            return
-        except BlockingIOError as error:
-            if job.if_locked != "wait":
-                raise LockedError(
-                    f"{out} is held by a live run",
-                    hint="wait for it, or pass --if-locked wait or --if-locked skip",
-                ) from error
-        except OSError as error:
-            raise SetupError(
-                f"{out}: this file system has no file locks ({error.strerror})",
-                hint="give --out a folder on another file system",
-            ) from error
-        job.control.check()
-        time.sleep(0.2)
 
 
 def begin(

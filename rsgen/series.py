@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rsgen.errors import UsageError
+from rsgen.job import Job
+from rsgen.locks import lock_file, make_folder
 from rsgen.request import SPLIT_SEED, item_seed
-from rsgen.runs import Job, lock_file, make_folder
 from rsgen.store import is_committed, read_manifest, run_folder
 
 __all__ = [

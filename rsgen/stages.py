@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from rsgen.job import Control
 from rsgen.records import ClassTable, Failure, Sample
 from rsgen.registry import resolve
 from rsgen.reporting import Reporter
 from rsgen.request import RunInfo
-from rsgen.runs import Control
 from rsgen.store import SampleRun, part_path, write_part
 
 __all__ = [

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from rsgen.config import Config
-from rsgen.runs import Job, hold_lock
+from rsgen.job import Job
+from rsgen.locks import hold_lock
 from rsgen.scenes import SCENE_CLASSES
 from tests.build_models import save_model
 from tests.conftest import Result

@@ -13,11 +13,12 @@ import pytest
 
 from rsgen.ending import failed_summary, recorded
 from rsgen.errors import DataError, LockedError, RsgenError, Stopped, UsageError
+from rsgen.job import Control, Job
+from rsgen.locks import hold_lock
 from rsgen.pipeline import PipelineJob, run_command, run_pipeline
 from rsgen.registry import BUILT_IN
 from rsgen.reporting import NullReporter
 from rsgen.request import RunInfo
-from rsgen.runs import Control, Job, hold_lock
 from tests.build import config
 from tests.probe import TARGET
 

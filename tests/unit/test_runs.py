@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from rsgen.errors import LockedError, RsgenError, SetupError, Stopped, UsageError
+from rsgen.job import Control, Job
+from rsgen.locks import hold_lock
 from rsgen.registry import BUILT_IN, resolve
 from rsgen.request import InputRef, Plan, RunInfo
-from rsgen.runs import Control, Job, _create_once, begin, hold_lock, start_program
+from rsgen.runs import _create_once, begin, start_program
 from rsgen.store import is_committed, read_manifest
 from tests.build import CLASSES, config, data_of, sample, sample_run, tree
 from tests.build_judge import save_judges
@@ -323,7 +325,7 @@ def test_file_systems_without_locks_are_named(
     def none(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("rsgen.runs.fcntl.flock", none)
+    monkeypatch.setattr("rsgen.locks.fcntl.flock", none)
     with pytest.raises(SetupError, match="has no file locks"), hold_lock(tmp_path, job(tmp_path)):
         pass
 
@@ -342,7 +344,7 @@ def program(out: Path, **options: Any) -> Any:
             counts={"steps": 4},
             artifacts={"model": run.path / "model"},
             tables={"loss": {"first": 1.0}},
-            rates={"steps a second": 2.0},
+            rates={"last loss": 0.5, "steps a second": 2.0},
             notes=("well",),
             **options,
         )
@@ -357,8 +359,9 @@ def test_a_program_commits_once_and_repeats_itself_after(code: int, tmp_path: Pa
     before = data_of(out)
     again = program(out, exit_code=code)
     assert (again.status, again.exit_code) == ("no-op", code)
-    for name in ("counts", "tables", "artifacts", "notes", "rates", "command", "out"):
+    for name in ("counts", "tables", "artifacts", "notes", "command", "out"):
         assert getattr(again, name) == getattr(first, name), name
+    assert again.rates == {"last loss": 0.5}, "a speed is of the run that had it"
     assert data_of(out) == before
 
 
