@@ -46,6 +46,7 @@ __all__ = [
 
 LARGEST = 1e12  # beyond any image; areas of larger coordinates overflow
 SLACK_PX = 1.0  # annotators overshoot the border by a pixel; that is no truncation
+LEAST_CROP = 64  # a mask may reach out of a tiny image by more than its size
 LOOP_SHARE = 0.1  # a polygon whose loops hold more than this share of it is unusable
 
 
@@ -265,7 +266,8 @@ def check_crop(
     Raises:
         Problem: BadRle, OutsideImage or ZeroArea.
     """
-    if not (0 < crop_height <= 2 * height and 0 < crop_width <= 2 * width):
+    most = max(2 * height, LEAST_CROP), max(2 * width, LEAST_CROP)
+    if not (0 < crop_height <= most[0] and 0 < crop_width <= most[1]):
         raise Problem("BadRle", f"mask of {crop_width} x {crop_height}", "encode the mask again")
     mask = _from_runs(counts, crop_width, crop_height).shift(x0, y0)
     if mask.box.clip(width, height).area <= 0:

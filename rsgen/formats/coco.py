@@ -331,8 +331,18 @@ def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance |
     quad = kept.quad
     if quad is not None and kept.mask is not None:
         quad = rotated_box_to_quad(quad_to_rotated_box(quad))
+    mask = kept.mask
+    if mask is not None:
+        mask = mask.window(0, 0, layout.width, layout.height)
     return replace(
-        kept, box=kept.bounds(), quad=quad, caption=None, attributes={}, scores={}, reasons=()
+        kept,
+        box=kept.bounds(),
+        quad=quad,
+        mask=mask,
+        caption=None,
+        attributes={},
+        scores={},
+        reasons=(),
     )
 
 

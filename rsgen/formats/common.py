@@ -252,10 +252,12 @@ class Holds:
     instance: (instance, its layout, classes) -> the instance as it comes back, None when it is
         left out. What is None or unset in it is not promised.
     sample: fields beyond image, size and split, of `SAMPLE_FIELDS`.
+    attributes: names of image attributes that come back where the field as a whole does not.
     """
 
     instance: Callable[[Instance, Layout, ClassTable], Instance | None] = things_only
     sample: frozenset[str] = frozenset()
+    attributes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def parse_line(text: str) -> tuple[tuple[float, ...], str, bool]:
     difficulty = rest.pop() if len(rest) > 1 and _is_number(rest[-1]) else "0"
     if difficulty not in ("0", "1", "2"):
         raise Problem("BadDifficulty", f"difficult is {difficulty!r}", "write 0, 1 or 2")
-    if any(_is_number(word) for word in rest):
+    # Ten fields leave no doubt where the class stands: one called "7" is a class like others.
+    if len(fields) != 10 and any(_is_number(word) for word in rest):
         raise Problem(
             "FieldCount",
             f"{len(fields)} fields in {text.strip()[:60]!r}, expected 9 or 10",
@@ -330,7 +331,7 @@ FORMAT = Format(
     read_dota,
     lambda _: DotaWriter(),
     _detect,
-    Holds(_held, frozenset({"gsd_m"})),
+    Holds(_held, frozenset({"gsd_m"}), frozenset({"imagesource"})),
 )
 ANNFILES = Format(
     "dota-annfiles",

@@ -71,6 +71,8 @@ def losses(sample: Sample, classes: ClassTable, chosen: Format) -> Counter[str]:
             lost[words] += bool(_is_set(instance, name) and not _is_set(kept, name))
     for name, words in SAMPLE_WORDS.items():
         owner = sample.layout if name in LAYOUT_FIELDS else sample
+        if name == "attributes" and sample.attributes.keys() <= chosen.holds.attributes:
+            continue
         lost[words] += bool(_is_set(owner, name) and name not in chosen.holds.sample)
     return +lost
 

@@ -372,14 +372,17 @@ def _held_corners(instance: Instance, layout: Layout, classes: ClassTable) -> In
     kept = things_only(instance, layout, classes)
     if kept is None:
         return None
-    box, quad = kept.bounds(), kept.quad
+    box, quad, heading = kept.bounds(), kept.quad, None
     if quad is not None:
         quad = quad_inside(quad, kept.heading_rad, layout.width, layout.height)
+    if quad is not None and kept.heading_rad is not None:
+        # Cut and fitted again, it faces a little elsewhere.
+        heading = kept.heading_rad if quad == kept.quad else heading_of(quad)
     if quad is None and box is not None:
         quad = box_quad(box.clip(layout.width, layout.height))
     if quad is None:
         return None
-    return Instance(kept.label, bounds(quad), quad, heading_rad=kept.heading_rad)
+    return Instance(kept.label, bounds(quad), quad, heading_rad=heading)
 
 
 def _held_outline(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
