@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,6 +66,15 @@ def init(
     gsd: Annotated[
         float | None, typer.Option("--gsd", metavar="X", min=1e-6, help="Metres a pixel")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-s",
+            "--set",
+            metavar="KEY=VALUE",
+            help="How labels are read: -s extract_masks.label_name=ship",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at a data set."""
@@ -78,7 +87,9 @@ def init(
 
         option = ConfigOption("--class-map", "extract_masks.class_map", shape="pairs")
         pairs = option.value(class_map or [])
-        request = Request(dataset, images, labels, format, classes, pairs, gsd)
+        request = Request(
+            dataset, images, labels, format, classes, pairs, gsd, reading=_reading(settings or [])
+        )
         found = examine(request)
         advice = advise(found)
         reporter = ConsoleReporter()
@@ -96,6 +107,24 @@ def init(
         return 0
 
     _ended(call, as_json=as_json)
+
+
+def _reading(settings: Sequence[str]) -> dict[str, Any]:
+    """The values of `-s`, checked: keys that say how labels are read."""
+    from rsgen.config import load_config, parse_pairs
+    from rsgen.errors import UsageError
+    from rsgen.formats import READ_KEYS
+
+    pairs = parse_pairs(settings)
+    known = [f"extract_masks.{key}" for key in READ_KEYS]
+    other = [key for key, _ in pairs if key not in known]
+    if other:
+        raise UsageError(
+            f"-s {other[0]}: init takes what says how labels are read: {', '.join(known)}",
+            hint="change the rest in the file that init writes",
+        )
+    section = load_config(settings=pairs, environ={}).extract_masks
+    return {key: getattr(section, key) for k, _ in pairs for key in [k.partition(".")[2]]}
 
 
 # ---------------------------------------------------------------- status

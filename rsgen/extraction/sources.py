@@ -11,7 +11,7 @@ from rsgen.classes import load_class_table, load_legend, united
 from rsgen.config import Config
 from rsgen.errors import DataError, UsageError
 from rsgen.extraction.corrections import Corrected, correct_samples
-from rsgen.formats import Dataset, read_dataset
+from rsgen.formats import READ_KEYS, Dataset, read_dataset
 from rsgen.formats.class_map import ClassMap, rename_notes, unused_notes
 from rsgen.formats.names import LabelNames, paint_order
 from rsgen.formats.tiling import Window, needs_tiling, plan_tiles, tile_id
@@ -201,10 +201,7 @@ def _open_inputs(
             class_map=settings.class_map,
             gsd_m=settings.gsd_m,
             legend=legend,
-            min_area_px=settings.min_area_px,
-            label_key=settings.label_key,
-            label_name=settings.label_name,
-            voc_base=settings.voc_base,
+            **{key: getattr(settings, key) for key in READ_KEYS},
         )
         opened.append(
             _Source(

@@ -139,6 +139,10 @@ def _masks(request: Request, found: Findings, advice: Advice) -> str:
         text += f"      class_map: {_mapping(request.class_map)}\n"
     else:
         text += _line("      # class_map: {theirs: ours}", "renames classes on reading")
+    for key, value in request.reading.items():
+        text += (
+            f"      {key}: {json.dumps(value) if not isinstance(value, str) else _value(value)}\n"
+        )
     text += _gsd(found)
     cut = "scenes over 1536 px are cut into tiles of 1024"
     text += _line("      tile: auto", f"{cut}: {'some here are' if advice.tiled else 'none here'}")

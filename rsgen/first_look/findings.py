@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,10 @@ ENOUGH = 5  # objects of a class before its size says anything about the ground
 
 @dataclass(frozen=True)
 class Request:
-    """What was typed; paths stay as they were typed, so that the file runs from there."""
+    """What was typed; paths stay as they were typed, so that the file runs from there.
+
+    reading: values of `READ_KEYS`, for labels that need to be told more.
+    """
 
     dataset: Path
     images: Path | None = None
@@ -38,6 +42,7 @@ class Request:
     class_map: Mapping[str, str] = field(default_factory=dict)
     gsd_m: float | None = None
     seed: int = 7
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def examine(request: Request) -> Findings:
         class_map=request.class_map,
         gsd_m=request.gsd_m,
         legend=None if request.classes is None else load_legend(request.classes),
+        **request.reading,
     )
     samples = dataset.records
     if not samples:

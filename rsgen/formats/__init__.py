@@ -31,6 +31,7 @@ from rsgen.records import ClassTable
 from rsgen.registry import resolve
 
 __all__ = [
+    "READ_KEYS",
     "Dataset",
     "Detection",
     "Format",
@@ -46,6 +47,9 @@ __all__ = [
     "readable",
     "write_dataset",
 ]
+
+# Keys of the section `extract_masks` that are arguments of `read_dataset` under the same name.
+READ_KEYS = ("min_area_px", "label_key", "label_name", "voc_base")
 
 
 def read_dataset(

@@ -19,6 +19,7 @@ from rsgen.first_look.findings import ClassFound
 from rsgen.images import write_png
 from rsgen.registry import BUILT_IN
 from tests.build import tree
+from tests.raster_build import box_ring, feature, noise, on_map, put_geojson, put_raster
 
 Here = Callable[..., Any]
 
@@ -259,6 +260,26 @@ def test_the_command_writes_stdout_alone_and_the_file_runs(
     rows = cli_here("init", "my set", "--json").json
     assert rows["found"]["objects"] == 24 and rows["pipeline"] == done.out and rows["schema"] == 1
     assert set(rows["advice"]) == {field.name for field in dataclasses.fields(Advice)}
+
+
+def test_labels_that_need_a_word_more(tmp_path: Path, cli_here: Here) -> None:
+    """Catches an error of a reader whose fix init does not take, and a file that lost it."""
+    put_raster(tmp_path / "set" / "a.tif", noise(3, 96, 128))
+    put_geojson(
+        tmp_path / "set" / "roofs.geojson",
+        [feature(on_map(box_ring(x, 20, x + 16, 40)), floors=x) for x in (10, 50, 90)],
+    )
+    told = cli_here("init", "set")
+    assert told.code == 3 and "-s extract_masks.label_name=NAME" in told.err
+    done = cli_here("init", "set", "-s", "extract_masks.label_name=null island")
+    assert done.code == 0, done
+    data = checked(done.out)
+    assert data["stages"]["masks"]["config"]["label_name"] == "null island"
+    assert [row["name"] for row in data["classes"]] == ["null island"]
+    bad = cli_here("init", "set", "-s", "train.lr=1")
+    assert bad.code == 2 and "extract_masks.label_key" in bad.err
+    worse = cli_here("init", "set", "-s", "extract_masks.voc_base=3")
+    assert worse.code == 2 and "voc_base" in worse.err
 
 
 def test_help_teaches(cli_here: Here) -> None:
