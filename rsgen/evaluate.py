@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rsgen.classes import united
 from rsgen.devices import device_name
 from rsgen.errors import DataError, UsageError
@@ -25,6 +27,7 @@ from rsgen.request import Plan
 from rsgen.runs import Job, ProgramRun, check_request, start_program
 from rsgen.splits import train_only
 from rsgen.store import SampleRun, input_ref, open_samples, run_folder
+from rsgen.training.session import default_threads
 
 __all__ = ["evaluate"]
 
@@ -51,7 +54,8 @@ def evaluate(job: Job) -> RunSummary:
     cells = _cells(settings.metrics)
     opened = _open(job)
     device = device_name(job.config.execution.device)
-    plan = Plan(len(cells), (), 1, "fp32", device, job.config.execution.threads or 1)
+    threads = job.config.execution.threads or default_threads()
+    plan = Plan(len(cells), (), 1, "fp32", device, threads)
     inputs = [
         input_ref(name, path, allow_partial=job.allow_partial)
         for name in ("run", "real", "judge", "against")
@@ -66,6 +70,7 @@ def evaluate(job: Job) -> RunSummary:
     with start_program(job, inputs=inputs, classes=classes, plan=plan) as run:
         if run.committed:
             return run.summary()
+        torch.set_num_threads((run.info.plan or plan).threads)
         evaluation = Evaluation(
             generated,
             real,
@@ -124,8 +129,11 @@ def _read_report(out: Path) -> Mapping[str, Any]:
 
 
 def _images(opened: _Opened) -> tuple[Images, Images, Images]:
-    """(generated ones that no filter dropped, real test ones, real train ones)."""
-    made, real = list(opened.generated), list(opened.real)
+    """(generated ones that no filter dropped, real test ones, real train ones).
+
+    By id, so that draws do not depend on the order in which a run holds them.
+    """
+    made, real = (sorted(run, key=lambda s: s.id) for run in (opened.generated, opened.real))
     generated = tuple(s for s in made if s.image is not None and s.verdict != "drop")
     test = tuple(s for s in real if s.split == "test" and s.image is not None)
     train = tuple(s for s in train_only(real) if s.image is not None)
@@ -148,8 +156,9 @@ def _images(opened: _Opened) -> tuple[Images, Images, Images]:
 
 def _compute(run: ProgramRun, evaluation: Evaluation, cells: list[Cell]) -> dict[str, CellResult]:
     results: dict[str, CellResult] = {}
-    run.reporter.stage("evaluate", len(cells), "metric")
-    for cell in cells:
+    for done, cell in enumerate(cells):
+        run.reporter.stage("evaluate", len(cells), "metric")
+        run.reporter.advance(done)
         kept = run.path / "cells" / f"{cell.name}.json"
         folder = run.path / "cells" / cell.name
         if kept.is_file():
@@ -160,7 +169,6 @@ def _compute(run: ProgramRun, evaluation: Evaluation, cells: list[Cell]) -> dict
             text = json.dumps(result.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
             replace_bytes(kept, text.encode("utf-8"))
             results[cell.name] = result
-        run.reporter.advance()
         run.check_stop()
     return results
 

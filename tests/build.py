@@ -166,6 +166,7 @@ def sample_run(
     images: bool = True,
     committed: bool = True,
     exit_code: int = 0,
+    paint: Callable[[Layout, int], npt.NDArray[np.uint8]] | None = None,
     **keys: Any,
 ) -> BuiltRun:
     """Write a run folder through the real store; images are painted from the layouts."""
@@ -180,7 +181,8 @@ def sample_run(
     written, parts = [], []
     for index, (start, stop) in enumerate(plan.shards):
         shard = [
-            _with_pixels(s, out, index, k) if images else s for k, s in _slice(samples, start, stop)
+            _with_pixels(s, out, index, k, paint or picture) if images else s
+            for k, s in _slice(samples, start, stop)
         ]
         write_part(
             out, index, shard, [], {"instances": sum(len(s.layout.instances) for s in shard)}
@@ -198,11 +200,17 @@ def _slice(samples: Sequence[Sample], start: int, stop: int) -> Iterator[tuple[i
     yield from ((k, samples[k]) for k in range(start, stop))
 
 
-def _with_pixels(item: Sample, out: Path, index: int, number: int) -> Sample:
+def _with_pixels(
+    item: Sample,
+    out: Path,
+    index: int,
+    number: int,
+    paint: Callable[[Layout, int], npt.NDArray[np.uint8]],
+) -> Sample:
     if item.image is None:
         return item
     name = f"images/{index:05d}/{number:06d}.png"
-    return replace(item, image=name, sha256=write_png(out / name, picture(item.layout, number)))
+    return replace(item, image=name, sha256=write_png(out / name, paint(item.layout, number)))
 
 
 def tree(folder: Path, ignore: Callable[[str], bool] = lambda name: False) -> dict[str, str]:
