@@ -71,6 +71,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "fidelity": "rsgen.evaluation.fidelity:CELL",
         "classification": "rsgen.evaluation.classification:CELL",
         "shape": "rsgen.evaluation.shape:CELL",
+        "suspicion": "rsgen.evaluation.suspicion:CELL",
+        "copies": "rsgen.evaluation.copies:CELL",
+        "failures": "rsgen.evaluation.failures:CELL",
         "downstream": "rsgen.evaluation.downstream:CELL",
     },
     "models": {

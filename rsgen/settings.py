@@ -301,7 +301,15 @@ class FilterConfig(Section):
     )
 
 
-METRICS = ("layout", "fidelity", "classification", "shape", "suspicion", "copies")
+METRICS = (
+    "layout",
+    "fidelity",
+    "classification",
+    "shape",
+    "suspicion",
+    "copies",
+    "failures",
+)
 
 
 class EvaluateConfig(Section):
