@@ -1,0 +1,219 @@
+"""What every training task shares: its session, what is said first, the loop, what is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from rsgen.condition import ConditionEncoding
+from rsgen.data import TrainingImages, median_object_px
+from rsgen.errors import GateMissed
+from rsgen.models.base import ModelCard
+from rsgen.models.stable_diffusion import StableDiffusion
+from rsgen.records import Sample
+from rsgen.reporting import RunSummary
+from rsgen.runs import ProgramRun
+from rsgen.settings import TrainConfig
+from rsgen.store import SampleRun
+from rsgen.training.curves import write_loss_curve
+from rsgen.training.loop import FitResult, LoopSettings, Objective, fit
+from rsgen.training.plan import measure
+from rsgen.training.result import write_checkpoint
+from rsgen.training.setup import merge_lora
+
+__all__ = ["Session", "commit_model", "describe", "model_card", "optimise", "validation_samples"]
+
+
+@dataclass
+class Session:
+    """What every task works with."""
+
+    run: ProgramRun
+    settings: TrainConfig
+    accelerator: Accelerator
+    model: StableDiffusion
+    source: SampleRun
+    images: TrainingImages
+    size: int
+    batch_size: int
+    steps: int
+    base_name: str
+    lr: float
+
+    @property
+    def seed(self) -> int:
+        return self.run.config.seed
+
+    @property
+    def state_folder(self) -> Path:
+        return self.run.path / "state"
+
+    def loop_settings(self) -> LoopSettings:
+        settings = self.settings
+        return LoopSettings(
+            max_steps=self.steps,
+            batch_size=self.batch_size,
+            accumulate=settings.accumulate,
+            lr=self.lr,
+            warmup_steps=settings.warmup_steps,
+            schedule=settings.lr_schedule,
+            lr_floor=settings.lr_floor,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+            ema_decay=settings.ema_decay,
+            checkpoint_every=settings.checkpoint_every,
+            validate_every=settings.validate_every,
+            seed=self.seed,
+        )
+
+
+def describe(session: Session) -> None:
+    """Say what is learned from, before anything is computed."""
+    note, images = session.run.reporter.note, session.images
+    if session.base_name == "tiny" and session.settings.base is None:
+        note(
+            "no --base was given: tiny is a demonstration model of 128 px; for real work "
+            "--base hub:ORG/NAME or a folder with Stable Diffusion 1.5 in safetensors",
+            "warning",
+        )
+    note(
+        f"{len(images)} training images; {images.refused} others refused "
+        "(val, test, dropped or without an image)"
+    )
+    if images.incomplete:
+        note(
+            f"{images.incomplete} more left out: over {session.settings.max_lost_labels:.0%} of "
+            "their labels were lost on reading, so they show objects that their layouts lack; "
+            "-s train.max_lost_labels=1 takes them all",
+            "warning",
+        )
+    larger = sum(max(s.layout.width, s.layout.height) > session.size for s in images.samples)
+    if larger:
+        note(f"{larger} are larger than {session.size} px: cropped at their own scale, not shrunk")
+    side = median_object_px(images.samples)
+    if side is not None:
+        cells = side / session.model.factor
+        small = " (under 2: too small to be painted well)" if cells < 2 else ""
+        note(f"median object: {side:.0f} px = {cells:.1f} latent cells{small}")
+
+
+def validation_samples(session: Session) -> list[Sample]:
+    """Samples of the val split that fit, else training samples; they are looked at, not learned.
+
+    Those with objects, where there are any.
+    """
+    count = session.settings.validation_samples
+    held = [
+        s
+        for s in session.source
+        if s.split == "val"
+        and s.image is not None
+        and min(s.layout.width, s.layout.height) >= session.size
+    ]
+    chosen = held or session.images.samples
+    chosen = [s for s in chosen if s.layout.instances] or chosen
+    places = np.linspace(0, len(chosen) - 1, min(count, len(chosen)), dtype=int)
+    return [chosen[int(k)] for k in places]
+
+
+def optimise(session: Session, objective: Objective, look: Callable[[int], float]) -> FitResult:
+    settings = session.loop_settings()
+    estimate = measure(objective, session.accelerator, session.batch_size, settings.accumulate)
+    session.run.reporter.note(estimate.text(session.steps))
+    result = fit(
+        objective,
+        settings,
+        session.accelerator,
+        session.state_folder,
+        session.run.reporter,
+        session.run.check_stop,
+        (lambda step: void(look(step))) if session.settings.validation_samples else None,
+    )
+    if result.average is not None:
+        result.average.copy_to(list(objective.parameters().values()))
+    return result
+
+
+def void(value: object) -> None:
+    """Drops a result where a callback has none."""
+
+
+def model_card(
+    session: Session, encoding: ConditionEncoding | None, task: str, more: dict[str, str | float]
+) -> ModelCard:
+    gsds = [s.layout.gsd_m for s in session.images.samples if s.layout.gsd_m is not None]
+    old = session.model.card
+    return ModelCard(
+        condition=session.settings.condition if encoding is None else encoding.name,
+        classes=session.images.classes,
+        slots={} if encoding is None else encoding.slots,
+        image_size=session.size,
+        gsd_range_m=(min(gsds), max(gsds)) if gsds else None,
+        fingerprint=session.run.info.fingerprint,
+        base=session.base_name,
+        licence=() if old is None else old.licence,
+        training={
+            "task": task,
+            "steps": session.steps,
+            "images": len(session.images),
+            "seed": session.seed,
+            **more,
+        },
+    )
+
+
+def commit_model(
+    session: Session,
+    objective: Objective,
+    result: FitResult,
+    card: ModelCard,
+    look: Callable[[int], float],
+    lora: bool = False,
+) -> RunSummary:
+    """Save the checkpoint, the curve and the last validation grid (first rank), then commit."""
+    run, model = session.run, session.model
+    failed = result.restored_step is not None
+    counts = {
+        "training images": len(session.images),
+        "refused": session.images.refused,
+        "incomplete": session.images.incomplete,
+        "steps": result.steps,
+    }
+    notes = [] if not failed else [f"a loss was not a number; weights of step {result.steps}"]
+    exit_code = GateMissed.exit_code if failed else 0
+    if not session.accelerator.is_main_process:
+        session.accelerator.wait_for_everyone()
+        status = "gate-missed" if failed else "done"
+        return RunSummary(
+            run.info.command, str(run.path), status, counts=counts, exit_code=exit_code
+        )
+    artifacts: dict[str, Path] = {}
+    if lora:
+        merge_lora(model.unet, run.path / "adapter")
+        artifacts["adapter"] = run.path / "adapter"
+    for network in model.networks().values():
+        network.eval()
+    score = look(session.steps) if session.settings.validation_samples else float("nan")
+    artifacts["model"] = write_checkpoint(model, card, run.path / "model")
+    artifacts["loss curve"] = write_loss_curve(
+        run.path / "loss.png", result.history, f"{card.training['task']}, {result.steps} steps"
+    )
+    grid = run.path / "validation" / f"step-{session.steps:06d}.png"
+    if grid.is_file():
+        artifacts["validation"] = grid
+    session.accelerator.wait_for_everyone()
+    recent = result.history[-50:]
+    return run.commit(
+        counts=counts,
+        artifacts=artifacts,
+        rates={
+            "last loss": float(np.mean(recent)) if recent else float("nan"),
+            "validation": score,
+        },
+        notes=notes,
+        exit_code=exit_code,
+    )
