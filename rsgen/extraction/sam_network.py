@@ -6,14 +6,12 @@ padding are done here as they define them, with the sizes of the model's own fol
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
 
@@ -23,11 +21,16 @@ from rsgen.extraction.base import Pixels
 from rsgen.extraction.choose import Grid, View
 from rsgen.extraction.crops import Crop
 from rsgen.geometry import Array
+from rsgen.models.processing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    processor_settings,
+    silence_transformers,
+)
 
 __all__ = ["Preprocessing", "SamNetwork"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Preprocessing:
         Raises:
             SetupError: unreadable, or made for another input size than the network's `side`.
         """
-        data = _processor_json(folder)
+        data = processor_settings(folder)
         size = data.get("size") or {}
         if not isinstance(size, dict):  # an older file: one number
             size = {"longest_edge" if keep_aspect else "height": size}
@@ -99,19 +102,6 @@ class Preprocessing:
         return canvas
 
 
-def _processor_json(folder: Path) -> dict[str, Any]:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            data = dict(json.loads(path.read_text(encoding="utf-8")))
-            return dict(data.get("image_processor") or data)
-        except (OSError, ValueError, TypeError) as error:
-            raise SetupError(f"{path}: not readable ({error})", hint="download it again") from error
-    return {}
-
-
 class SamNetwork:
     """A loaded model; the image encoder computes in `dtype`, prompts and masks in float32.
 
@@ -132,7 +122,7 @@ class SamNetwork:
         Raises:
             SetupError: files do not make such a model. OutOfMemory: it does not fit.
         """
-        _silence_transformers()
+        silence_transformers()
         try:
             model, said = _model_class(family).from_pretrained(
                 folder,
@@ -195,13 +185,6 @@ class SamNetwork:
                 return logits.cpu().numpy(), predicted.cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             raise (memory_error(error) or error) from error
-
-
-def _silence_transformers() -> None:
-    """Only errors, no bars: a table of unused weights or advice is not for users."""
-    logging: Any = transformers.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _model_class(family: str) -> Any:

@@ -1,0 +1,1 @@
+"""Programs of the user's that answer questions in their own environment and process."""
