@@ -92,8 +92,10 @@ class FilterStage:
             self.classes().resolve(name)
         for rule in self._rules:
             scorer = self._scorer(rule)
-            if self._settings.rescore == "all" and hasattr(scorer, "check"):
-                scorer.check()
+            # `check` is a number of novelty-hash: only a method is asked.
+            check = getattr(scorer, "check", None)
+            if self._settings.rescore == "all" and callable(check):
+                check()
 
     # ------------------------------------------------------------ what is read
 
