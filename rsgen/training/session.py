@@ -17,7 +17,7 @@ from rsgen.runs import Job, ProgramRun, start_program
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["default_threads", "open_training", "rank", "stop_together"]
+__all__ = ["default_threads", "leave_ranks", "open_training", "rank", "stop_together"]
 
 WAIT_SECONDS = 120.0
 
@@ -63,17 +63,30 @@ def open_training(
     plan: Plan,
 ) -> Iterator[ProgramRun]:
     """`start_program` for the first rank; the others wait for run.json and hold no lock."""
-    if rank() == 0:
-        with start_program(
-            job, inputs=inputs, classes=classes, model_hashes=model_hashes, plan=plan
-        ) as run:
-            yield run
+    try:
+        if rank() == 0:
+            with start_program(
+                job, inputs=inputs, classes=classes, model_hashes=model_hashes, plan=plan
+            ) as run:
+                yield run
+            return
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (job.out / "run.json").is_file():
+            if time.monotonic() > deadline:
+                raise LockedError(f"{job.out}: rank 0 did not start within {WAIT_SECONDS:.0f} s")
+            time.sleep(0.1)
+        run = ProgramRun(job, RunInfo.load(job.out))
+        run.reporter = NullReporter()
+        yield run
+    finally:
+        leave_ranks()
+
+
+def leave_ranks() -> None:
+    """End the talk of the ranks; its threads else abort a process that ends, now and then."""
+    if "RANK" not in os.environ:
         return
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not (job.out / "run.json").is_file():
-        if time.monotonic() > deadline:
-            raise LockedError(f"{job.out}: rank 0 did not start within {WAIT_SECONDS:.0f} s")
-        time.sleep(0.1)
-    run = ProgramRun(job, RunInfo.load(job.out))
-    run.reporter = NullReporter()
-    yield run
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -197,6 +197,7 @@ from accelerate import Accelerator
 from rsgen.errors import Stopped
 from rsgen.reporting import NullReporter
 from rsgen.training.loop import LoopSettings, fit
+from rsgen.training.session import leave_ranks
 from tests.unit.test_train_loop import DEFAULTS, Toy
 
 calls = 0
@@ -211,6 +212,7 @@ try:
     fit(Toy(), LoopSettings(**DEFAULTS), Accelerator(cpu=True), out, NullReporter(), check_stop)
 except Stopped:
     (out / ("stopped-" + os.environ["RANK"])).write_text(str(calls))
+leave_ranks()
 """
 
 
