@@ -69,7 +69,8 @@ def _claims(source: Source) -> list[tuple[str, Found]]:
         if before is None or found.votes > before[1].votes:
             best[found.family] = (name, found)
     sure = [claim for claim in best.values() if claim[1].votes > 0]
-    return sure or list(best.values())
+    most = max((found.votes for _, found in best.values()), default=0)
+    return sure or [claim for claim in best.values() if claim[1].votes == most]
 
 
 def _what_is_there(source: Path) -> str:

@@ -27,7 +27,7 @@ from rsgen.formats.common import (
     Tally,
     split_of_path,
 )
-from rsgen.formats.earthsynth_write import EarthSynthWriter, earth_name, held_shape
+from rsgen.formats.earthsynth_write import TABLE, EarthSynthWriter, earth_name, held_shape
 from rsgen.formats.files import list_files, relative, safe_relative, size_of
 from rsgen.formats.mask_pixels import read_mask
 from rsgen.formats.masks import TOUCHING, masked_sample, same_classes
@@ -39,7 +39,6 @@ from rsgen.records import ClassTable, Layout, Provenance, Sample
 __all__ = ["FORMAT", "read_earthsynth"]
 
 FOLDERS = ("images", "masks", "category_images", "category_masks")
-TABLE = "earthsynth-67"
 
 
 @dataclass

@@ -23,7 +23,7 @@ from rsgen.formats.masks_write import encode_index, merged, merged_notes, painte
 from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
-__all__ = ["EarthSynthWriter", "earth_name", "held_shape"]
+__all__ = ["TABLE", "EarthSynthWriter", "earth_name", "held_shape"]
 
 TABLE = "earthsynth-67"
 

@@ -48,13 +48,12 @@ from rsgen.formats.vector import (
     vector_files,
 )
 from rsgen.geometry import bounds
-from rsgen.georaster import probe_raster
+from rsgen.georaster import RASTER_SUFFIXES, probe_raster
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
 __all__ = ["FORMAT", "read_geotiff"]
 
 LISTED = 30
-SCENE_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k")
 
 
 def read_geotiff(request: ReadRequest) -> Dataset:
@@ -98,7 +97,7 @@ def read_geotiff(request: ReadRequest) -> Dataset:
 
 def scene_files(root: Path, *, explicit: bool) -> list[Path]:
     """Rasters under a folder; where some lie in folders called images, those alone."""
-    paths = list_files(root, SCENE_SUFFIXES)
+    paths = list_files(root, RASTER_SUFFIXES)
     named = [] if explicit else [p for p in paths if is_under(p, root, names_images)]
     return named or paths
 
@@ -257,7 +256,7 @@ def _tell_unused(layer: Layer, tally: Tally) -> None:
 def _detect(source: Source) -> Found | None:
     files = [f for f in source.files(".geojson", ".gpkg", ".json") if vector_files(f)]
     folder = source.path if source.path.is_dir() else source.path.parent
-    if not files or not (source.labels is not None or list_files(folder, SCENE_SUFFIXES)):
+    if not files or not (source.labels is not None or list_files(folder, RASTER_SUFFIXES)):
         return None
     listed = ", ".join(relative(f, source.base) for f in files[:3])
     return Found(f"{listed} with features", "vector", len(files))

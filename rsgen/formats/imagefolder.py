@@ -147,7 +147,7 @@ def _detect(source: Source) -> Found | None:
     if len(labels) < 2:
         return None
     first = ", ".join(sorted(labels)[:3])
-    return Found(f"{len(labels)} folders of images and no labels ({first})", "masks", 0)
+    return Found(f"{len(labels)} folders of images and no labels ({first})", "masks", -1)
 
 
 def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance:

@@ -44,7 +44,6 @@ __all__ = ["FORMAT", "masked_sample", "read_masks", "same_classes"]
 
 LOOKED_AT = 20  # masks that say what values there are, or what kind of images they are
 LISTED = 12
-OTHER_LABELS = (".xml", ".json", ".txt", ".geojson", ".gpkg")
 TOUCHING = "objects of semantic masks are connected parts: those that touch are one"
 
 
@@ -214,22 +213,22 @@ def _names_in(legend: Legend, request: ReadRequest) -> tuple[str, ...]:
 
 
 def _detect(source: Source) -> Found | None:
+    """Without a vote: where there are labels of another kind, masks are something beside them."""
     if source.root.is_file():
         return None
     files = source.files(*sorted(IMAGE_SUFFIXES))
-    votes = 0 if source.files(*OTHER_LABELS) else 1
     told = split_files(files, source.root)
     apart = source.labels is not None and source.labels != source.path
     if apart or (told.masks and not told.images):
         modes = [header_mode(file) for file in files[:LOOKED_AT]]
         if 2 * sum(mode in VALUE_MODES for mode in modes) <= len(modes):
             return None
-        return Found(f"{relative(files[0], source.base)} has class values", "masks", votes)
+        return Found(f"{relative(files[0], source.base)} has class values", "masks", 0)
     pairs = unambiguous(told, source.root)
     if not pairs or 2 * len(pairs) < len(told.masks):
         return None
     image, mask = (relative(p, source.base) for p in pairs[0])
-    return Found(f"{mask} beside {image} ({len(pairs)} such pairs)", "masks", votes)
+    return Found(f"{mask} beside {image} ({len(pairs)} such pairs)", "masks", 0)
 
 
 def same_classes(wanted: Sample, read: Sample, classes: ClassTable) -> str | None:

@@ -6,12 +6,10 @@ from dataclasses import replace
 
 from rsgen.errors import DataError
 from rsgen.formats.common import Dataset
-from rsgen.georaster import is_raster, probe_raster
+from rsgen.georaster import RASTER_SUFFIXES, is_raster, probe_raster
 from rsgen.records import Sample
 
 __all__ = ["with_places"]
-
-RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k")
 
 
 def with_places(dataset: Dataset) -> Dataset:

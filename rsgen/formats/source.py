@@ -58,8 +58,8 @@ class Found:
     """Why a source is of a format: what in the files says so.
 
     Formats of one `family` (text, xml, json ...) may claim the same files: the one with most
-    `votes` is meant, and one without votes only where nobody else has any. Claims of several
-    families are for the user to choose from.
+    `votes` is meant, and one without votes (0, the weakest less) only where nobody has more.
+    Claims with votes of several families are for the user to choose from.
     """
 
     what: str

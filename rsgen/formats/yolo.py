@@ -118,7 +118,7 @@ def _from_yaml(file: Path) -> ClassNames | None:
         document = yaml.safe_load("\n".join(read_lines(file)))
     except Problem as problem:
         raise DataError(f"{file.name}: {problem.message}", hint=problem.fix) from problem
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
         raise DataError(
@@ -355,7 +355,7 @@ def _detect(source: Source) -> Found | None:
     if source.root.is_dir() or source.root.suffix.lower() in (".yaml", ".yml"):
         names = class_names(source.root)
         if names.source is not None:
-            return Found(f"{names.source} lists class names", "text", 0)
+            return Found(f"{names.source} lists class names", "text", -1)
     folder = empty_labels(source)
     if folder is not None and folder.startswith("label") and folder != "labelTxt":
         return Found(f"empty label files in {folder}", "text")

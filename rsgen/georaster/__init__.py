@@ -15,10 +15,11 @@ rasterio is imported when the first raster is opened, and its errors become Data
 
 from __future__ import annotations
 
-from rsgen.georaster.header import RasterInfo, gdal_session, ground_gsd, is_raster
+from rsgen.georaster.header import RASTER_SUFFIXES, RasterInfo, gdal_session, ground_gsd, is_raster
 from rsgen.georaster.reader import GeoRaster, Scene, ScenePixels, check_window, probe_raster
 
 __all__ = [
+    "RASTER_SUFFIXES",
     "GeoRaster",
     "RasterInfo",
     "Scene",

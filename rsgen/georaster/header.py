@@ -15,8 +15,17 @@ import numpy as np
 from rsgen.errors import DataError
 from rsgen.records import Geo
 
-__all__ = ["RasterInfo", "driver_of", "gdal_session", "ground_gsd", "is_raster", "read_info"]
+__all__ = [
+    "RASTER_SUFFIXES",
+    "RasterInfo",
+    "driver_of",
+    "gdal_session",
+    "ground_gsd",
+    "is_raster",
+    "read_info",
+]
 
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 CACHE_BYTES = 256 * 2**20  # a row of 1024 x 1024 tiles over a striped scene of 20,000 x 3 bands

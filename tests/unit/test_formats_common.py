@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from rsgen.errors import DataError, UsageError
 from rsgen.formats import SafeNames, detect, read_dataset, write_dataset
-from rsgen.formats.common import Format, Problem, split_of_path
+from rsgen.formats.common import Format, Found, Problem, Source, split_of_path
 from rsgen.formats.files import ImageFolder, join_key, list_files, safe_relative
 from rsgen.formats.jsonl import JsonlWriter
 from rsgen.formats.names import LabelNames
@@ -46,6 +47,37 @@ def test_several_formats_side_by_side_are_not_guessed_at(tmp_path: Path) -> None
         detect(tmp_path / "set")
     assert "--format coco" in (caught.value.hint or "")
     assert detect(tmp_path / "set", tmp_path / "set" / "labels").format == "yolo"
+
+
+@pytest.mark.parametrize(
+    ("beside", "format"),
+    [
+        pytest.param(None, "masks", id="alone"),
+        pytest.param("data.yaml", "masks", id="names of classes"),
+        pytest.param("notes.txt", "masks", id="some text"),
+        pytest.param("a.toml", "toml", id="labels of a plug-in"),
+    ],
+)
+def test_masks_are_meant_where_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str | None, format: str
+) -> None:
+    """Catches formats that must know the label files of all others, to give way to them."""
+
+    def found(source: Source) -> Found | None:
+        return Found("a TOML file", "toml") if source.files(".toml") else None
+
+    plugin, known = Format("toml", "", None, detect=found), resolve
+    detection = sys.modules["rsgen.formats.detect"]  # the package has a function of that name
+    monkeypatch.setattr(detection, "names", lambda group: [*names(group), "toml"])
+    monkeypatch.setattr(
+        detection, "resolve", lambda group, name: plugin if name == "toml" else known(group, name)
+    )
+    write(
+        resolve("formats", "masks").writer(), [sample_of("a", plane(30, 24, 20, 8, 0.6))], tmp_path
+    )
+    if beside is not None:
+        (tmp_path / beside).write_text("names: [plane, ship]\n")
+    assert detect(tmp_path).format == format
 
 
 def test_an_unknown_folder_says_what_is_in_it(tmp_path: Path) -> None:
