@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,10 @@ class Images:
     def pixels(self) -> Iterator[Pixels]:
         """uint8 [H, W, 3] RGB of each, in order."""
         return (self.read(sample) for sample in self.samples)
+
+    def ordered(self) -> Images:
+        """The samples by id: draws from them do not depend on the order they came in."""
+        return replace(self, samples=tuple(sorted(self.samples, key=lambda s: s.id)))
 
     def some(self, indices: Sequence[int]) -> Images:
         """Those at some positions."""

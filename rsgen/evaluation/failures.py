@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -219,8 +219,6 @@ class FailuresCell:
 
 def _known(layout: Layout, evaluation: Evaluation) -> Layout:
     """The objects of classes that the judge knows: others cannot be found."""
-    from dataclasses import replace
-
     kept = []
     for instance in layout.instances:
         entry = evaluation.judge.classes.find(instance.label)
@@ -235,8 +233,8 @@ def _mismatch(evaluation: Evaluation) -> tuple[float, float, int]:
     if count < LEAST:
         return float("nan"), float("nan"), count
     network = JudgeFeatures(evaluation.judge)
-    made = features_of(_ordered(evaluation.generated), network, evaluation.check_stop)
-    real = features_of(_ordered(evaluation.real), network, evaluation.check_stop)
+    made = features_of(evaluation.generated.ordered(), network, evaluation.check_stop)
+    real = features_of(evaluation.real.ordered(), network, evaluation.check_stop)
     rng = np.random.default_rng(evaluation.seed)
     distances, floors = [], []
     for _ in range(REPEATS):
@@ -245,11 +243,6 @@ def _mismatch(evaluation: Evaluation) -> tuple[float, float, int]:
         distances.append(kernel_distance(made[some], real[left]))
         floors.append(kernel_distance(real[right], real[left]))
     return float(np.mean(distances)), float(np.mean(floors)), count
-
-
-def _ordered(images: Images) -> Images:
-    """By id, so that draws do not depend on the order of samples."""
-    return images.some(sorted(range(len(images)), key=lambda k: images.samples[k].id))
 
 
 def _line(

@@ -31,8 +31,8 @@ class FidelityCell:
 
     def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
         network = open_features(evaluation)
-        made = features_of(evaluation.generated, network, evaluation.check_stop)
-        real = features_of(evaluation.real, network, evaluation.check_stop)
+        made = features_of(evaluation.generated.ordered(), network, evaluation.check_stop)
+        real = features_of(evaluation.real.ordered(), network, evaluation.check_stop)
         count = min(len(made), len(real)) // 2
         if count < LEAST:
             raise DataError(

@@ -22,8 +22,8 @@ COLOURS = {"plane": (210, 60, 60), "ship": (60, 60, 210), "storage-tank": (60, 2
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classification, "STEPS", 40)
-    monkeypatch.setattr(classification, "BATCH", 24)
+    monkeypatch.setattr(classification, "STEPS", 25)
+    monkeypatch.setattr(classification, "BATCH", 12)
 
 
 def drawn(seed: int, name: str, *, mixed_up: bool = False, without: str = "") -> Images:
