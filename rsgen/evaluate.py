@@ -166,7 +166,8 @@ def _compute(run: ProgramRun, evaluation: Evaluation, cells: list[Cell]) -> dict
         else:
             folder.mkdir(parents=True, exist_ok=True)
             result = _answered(cell, evaluation, folder)
-            text = json.dumps(result.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+            # in the order of the cell: headline figures first, also when they are read again
+            text = json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
             replace_bytes(kept, text.encode("utf-8"))
             results[cell.name] = result
         run.check_stop()
@@ -199,7 +200,7 @@ def _commit(
         "cells": {name: result.to_json() for name, result in results.items()},
         "titles": {cell.name: cell.title for cell in cells},
     }
-    text = json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     replace_bytes(run.path / REPORT, text.encode("utf-8"))
     page = write_report(run.path / "report.html", report, run.path / "cells", against)
     notes = [f"{name}: {note}" for name, result in results.items() for note in result.notes]

@@ -66,7 +66,7 @@ def paint(of: Layout, seed: int) -> npt.NDArray[np.uint8]:
 
 def blurred(of: Layout, seed: int) -> npt.NDArray[np.uint8]:
     """Objects smeared out of recognition."""
-    smeared = cv2.GaussianBlur(paint(of, seed), (0, 0), 5.0)
+    smeared = cv2.GaussianBlur(paint(of, seed), (0, 0), 9.0)
     return np.asarray(smeared, dtype=np.uint8)
 
 
