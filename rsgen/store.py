@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +20,7 @@ from rsgen.errors import DataError
 from rsgen.hints import check_path
 from rsgen.images import IMAGE_SUFFIXES, Pixels, read_image, replace_bytes, sha256_file
 from rsgen.legend import may_be_mask
+from rsgen.listing import walk_files
 from rsgen.records import (
     ClassTable,
     Failure,
@@ -80,14 +80,13 @@ def _listing(path: Path, *, labels: bool = False) -> list[list[Any]]:
     if path.is_file():
         return [[path.name, path.stat().st_size, sha256_file(path)]]
     rows: list[list[Any]] = []
-    for folder, folders, files in os.walk(path):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(f for f in files if not f.startswith(".")):
-            full = Path(folder) / name
-            row: list[Any] = [full.relative_to(path).as_posix(), full.stat().st_size]
-            if full.suffix.lower() not in IMAGE_SUFFIXES or labels or may_be_mask(row[0]):
-                row.append(_content_hash(full, row[1]))
-            rows.append(row)
+    for full in walk_files(path):
+        size = full.stat().st_size if full.exists() else -1  # a link to nothing
+        row: list[Any] = [full.relative_to(path).as_posix(), size]
+        is_image = full.suffix.lower() in IMAGE_SUFFIXES
+        if size >= 0 and (not is_image or labels or may_be_mask(row[0])):
+            row.append(_content_hash(full, size))
+        rows.append(row)
     return sorted(rows)
 
 

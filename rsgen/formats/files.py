@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from rsgen.errors import DataError
 from rsgen.formats.common import Problem
-from rsgen.formats.listing import list_files
 from rsgen.images import IMAGE_SUFFIXES, MAX_PIXELS, image_size
+from rsgen.listing import list_files
 from rsgen.splits import names_images, names_labels
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "safe_relative",
     "size_of",
 ]
+
+LONGEST_NAME, LONGEST_PATH = 255, 1000
 
 
 def is_under(path: Path, root: Path, named: Callable[[str], bool]) -> bool:
@@ -43,7 +45,8 @@ def safe_relative(text: str) -> str:
     """A path from a label file as a clean relative posix path.
 
     Raises:
-        Problem: PathEscape when it is absolute or climbs out of the dataset folder.
+        Problem: PathEscape when it is absolute or climbs out of the dataset folder,
+            MissingImage when no file can be called so.
     """
     cleaned = text.strip().replace("\\", "/")
     parts: list[str] = []
@@ -54,6 +57,11 @@ def safe_relative(text: str) -> str:
             parts = parts[:-1]
         elif part != ".":
             parts.append(part)
+    # Beyond this the system itself refuses to look.
+    if max(map(len, parts), default=0) > LONGEST_NAME or len(cleaned) > LONGEST_PATH:
+        raise Problem(
+            "MissingImage", f"a path of {len(cleaned)} characters", "write the image's file name"
+        )
     if escapes or not parts:
         raise Problem(
             "PathEscape",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from rsgen.formats.listing import list_files
+from rsgen.listing import list_files
 
 __all__ = ["SPLITS", "Found", "Source", "split_of_path"]
 

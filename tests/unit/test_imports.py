@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mask",),
     ("records",),
     ("georaster",),
-    ("images", "legend"),
+    ("images", "legend", "listing"),
     ("devices", "pictures", "registry", "settings", "workers"),
     ("config",),
     ("request", "classes", "shipped"),
