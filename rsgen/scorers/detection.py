@@ -121,7 +121,6 @@ class JudgeObjects:
 
     def check(self) -> None:
         """Refuse a detector that cannot be opened, or cannot do what it is asked."""
-        _check(self)
         if self.look not in ("detection", "verification", "both"):
             raise UsageError(
                 f"scorer judge: look is {self.look!r}",
@@ -132,6 +131,7 @@ class JudgeObjects:
                 f"scorer judge: detector {self.detector!r} answers no questions about boxes",
                 hint="add the option look: detection",
             )
+        _check(self)
 
     def model_hash(self) -> str:
         return _reference(self).identity("reward")
