@@ -122,7 +122,7 @@ def examine(request: Request) -> Findings:
         first = f"; the first: {dataset.failures[0].message}" if dataset.failures else ""
         raise DataError(
             f"{request.dataset}: {dataset.format} labels, but not one usable image{first}",
-            hint="name the folder of the images with --images DIR",
+            hint=_fix(dataset),
         )
     splits = assign_splits(samples, request.seed)
     instances = [i for s in samples for i in s.layout.instances]
@@ -164,6 +164,14 @@ def examine(request: Request) -> Findings:
         bad_examples=tuple(f.message for f in dataset.failures[:EXAMPLES]),
         notes=tuple(n for n in dataset.notes if n != why),
     )
+
+
+def _fix(dataset: Dataset) -> str | None:
+    """What to do where no image was usable; a failure's message has its own fix."""
+    missing = [f for f in dataset.failures if f.error == "MissingImage"]
+    if missing or not dataset.failures:
+        return "name the folder of the images with --images DIR"
+    return None
 
 
 def _is_turned(quad: Quad) -> bool:

@@ -8,6 +8,8 @@ from rsgen.hints import counted
 
 __all__ = ["describe"]
 
+SHOWN = 8  # classes named that have no object
+
 
 def describe(found: Findings, advice: Advice) -> list[tuple[str, str]]:
     """(level, line) pairs: info lines, then warnings."""
@@ -48,13 +50,18 @@ def _objects(found: Findings) -> str:
 
 
 def _classes(found: Findings) -> list[str]:
-    width = max((len(c.name) for c in found.classes), default=0)
+    there = [c for c in found.classes if c.objects]
+    others = [c.name for c in found.classes if not c.objects]
+    width = max((len(c.name) for c in there), default=0)
     lines = []
-    for entry in found.classes:
+    for entry in there:
         size = "" if entry.median_px is None else f", median {entry.median_px:.0f} px"
         kind = " (stuff)" if entry.kind == "stuff" else ""
         where = f"{entry.objects} in {counted(entry.images, 'image')}"
         lines.append(f"{entry.name:<{width}}  {where}{size}{kind}")
+    if others:
+        named = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+        lines.append(f"no object of {counted(len(others), 'class', 'classes')}: {named}")
     return lines
 
 

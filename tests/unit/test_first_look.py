@@ -104,14 +104,22 @@ def test_shapes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("nothing", "no labels of a known format"), ("no images", "not one usable image")],
+    [
+        ("nothing", "no labels of a known format"),
+        ("no images", "not one usable image"),
+        ("bad images", "not one usable image; the first: .*; fix: replace it"),
+    ],
 )
 def test_what_cannot_be_read_is_exit_3(kind: str, said: str, tmp_path: Path) -> None:
     if kind == "no images":
         yolo(tmp_path, 1)
         (tmp_path / "images" / "0.png").unlink()
-    with pytest.raises(DataError, match=said):
+    if kind == "bad images":
+        yolo(tmp_path, 1)
+        (tmp_path / "images" / "0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=said) as caught:
         examine(Request(tmp_path))
+    assert ("--images" in str(caught.value.hint)) == (kind == "no images")
 
 
 PLAIN = Findings(
@@ -161,6 +169,17 @@ def test_advice(changed: dict[str, Any], advised: dict[str, Any]) -> None:
 def test_warnings(changed: dict[str, Any], said: str) -> None:
     assert any(said in line for line in advise(dataclasses.replace(PLAIN, **changed)).warnings)
     assert advise(PLAIN).warnings == ()
+
+
+def test_classes_without_objects_take_one_line() -> None:
+    """Catches 60 lines of nothing for a table of 66 classes."""
+    more = [ClassFound(f"c{k}", "thing", False, None, 0, 0, 0, None) for k in range(40)]
+    found = dataclasses.replace(PLAIN, classes=(*PLAIN.classes, *more))
+    lines = [line for _, line in describe(found, advise(found))]
+    assert any("boat  300 in 100 images" in line for line in lines)
+    (rest,) = [line for line in lines if "c0" in line]
+    assert rest.strip() == "no object of 40 classes: c0, c1, c2, c3, c4, c5, c6, c7, ..."
+    assert len(checked(factory_yaml(Request(Path("x")), found, advise(found)))["classes"]) == 41
 
 
 def checked(text: str) -> dict[str, Any]:
