@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,52 +139,6 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one(
     assert (tmp_path / "parts" / weights).read_bytes() == (
         tmp_path / "whole" / weights
     ).read_bytes()
-
-
-@pytest.mark.loopback
-def test_two_ranks_give_the_losses_of_one(tmp_path: Path, run: Path, base: Path) -> None:
-    """Catches ranks that see the same samples, or that fight for the lock."""
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import sys, torch\n"
-        "torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from tests.unit.test_train import job\n"
-        "from rsgen.train import train\n"
-        "run, base, out = map(Path, sys.argv[1:4])\n"
-        "train(job(out, run, base))\n",
-        encoding="utf-8",
-    )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            str(script),
-            str(run),
-            str(base),
-            str(tmp_path / "two"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        env={**_environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one = train(job(tmp_path / "one", run, base))
-    two = train(job(tmp_path / "two", run, base))
-    assert two.status == "no-op"
-    assert history(two) == pytest.approx(history(one), rel=1e-4)
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_val_and_test_are_refused(tmp_path: Path, base: Path) -> None:

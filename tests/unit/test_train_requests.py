@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from rsgen.errors import GateMissed, Stopped, UsageError
 from rsgen.models.base import load_model
 from rsgen.models.stable_diffusion import StableDiffusion
+from rsgen.reporting import RunSummary
 from rsgen.request import RunInfo
 from rsgen.runs import Control
 from rsgen.scorers.novelty import LatentNovelty
@@ -179,15 +180,23 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.loopback
-def test_the_command_line_under_torchrun_speaks_once(tmp_path: Path, run: Path, base: Path) -> None:
-    """Catches a summary a rank: two JSON objects are no JSON."""
+def test_two_ranks_speak_once_and_have_the_losses_of_one(
+    tmp_path: Path, run: Path, base: Path, cli_here: Any
+) -> None:
+    """Catches ranks that see the same samples or fight for the lock, and a summary a rank: two
+    JSON objects are no JSON."""
     keys = [f"train.size={SIZE}", "train.validation_samples=0", "execution.threads=1"]
-    done = torchrun(
-        "-m", "rsgen_cli", "train", run, "--base", base, "--out", tmp_path / "out",
-        "--steps", 2, "--batch-size", 2, "--json", *(w for key in keys for w in ("-s", key)),
-    )  # fmt: skip
+    words = [
+        "train", run, "--base", base, "--steps", 4, "--batch-size", 2, "--json",
+        *(w for key in keys for w in ("-s", key)),
+    ]  # fmt: skip
+    done = torchrun("-m", "rsgen_cli", *words, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["counts"]["steps"] == 2
+    assert json.loads(done.stdout)["counts"]["steps"] == 4
+    one, two = (cli_here(*words, "--out", tmp_path / name) for name in ("one", "two"))
+    assert two.json["status"] == "no-op"
+    losses = [history(RunSummary("train", str(tmp_path / name), "done")) for name in ("one", "two")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4), one
 
 
 STOPPING = """
