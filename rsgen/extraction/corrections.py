@@ -30,7 +30,7 @@ import numpy as np
 
 from rsgen.errors import DataError
 from rsgen.extraction.base import CORRECTION
-from rsgen.formats import Dataset, Holds, SafeNames, read_dataset
+from rsgen.formats import Dataset, Format, Holds, SafeNames, read_dataset
 from rsgen.formats.common import SPLITS, Problem
 from rsgen.formats.files import names_images, names_labels
 from rsgen.formats.names import LabelNames, paint_order
@@ -79,12 +79,18 @@ def correct_samples(
     """Put the corrections of a folder or file (labelme, COCO or any other format) in place.
 
     Raises:
-        DataError: nothing can be read, a label among them cannot be used (all are named), an
-            image stands twice, or none of the images is among the samples.
+        DataError: nothing can be read, no labels of objects, a label among them cannot be used
+            (all are named), an image stands twice, or none of the images is among the samples.
     """
     fixed = read_dataset(folder, classes=classes, class_map=class_map, require_images=False)
     _refuse_bad_labels(fixed, folder)
-    holds: Holds = resolve("formats", fixed.format).holds
+    chosen: Format = resolve("formats", fixed.format)
+    if not chosen.objects:
+        raise DataError(
+            f"{folder}: {fixed.format} says nothing of objects, so that all would be deleted",
+            hint="give the folder of the corrected labelme or COCO files",
+        )
+    holds = chosen.holds
     places, failures = _placed(fixed, samples, folder)
     failures = [*(replace(f, stage=STAGE) for f in fixed.failures), *failures]
     oriented = any(i.quad is not None for s in samples for i in s.layout.instances)

@@ -177,4 +177,5 @@ FORMAT = Format(
     Holds(_held, frozenset({"scene"})),
     _compare,
     leaves_out=_leaves_out,
+    objects=False,
 )

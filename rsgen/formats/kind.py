@@ -66,6 +66,7 @@ class Format:
         other means than ours. Raises DataError. A format without a reader needs one.
     leaves_out: why a whole sample cannot be written ("without a position on the ground"), or
         None; an export lists such samples.
+    objects: False for labels of whole images, which say nothing of the objects in them.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Format:
     compare: Callable[[Sample, Sample, ClassTable], str | None] | None = None
     check: Callable[[Path, Mapping[str, int], int], None] | None = None
     leaves_out: Callable[[Sample], str | None] | None = None
+    objects: bool = True
 
     def writer(self, options: WriteOptions | None = None) -> FormatWriter:
         """A new writer.

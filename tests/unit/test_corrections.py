@@ -389,6 +389,14 @@ def test_no_image_of_the_set_is_exit_3(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
+def test_a_folder_without_labels_of_objects_deletes_nothing(tmp_path: Path) -> None:
+    """Catches a set of class folders taken for images of which every object was deleted."""
+    for name in ("harbour/a.png", "farm/b.png"):
+        build.write_png(tmp_path / name, np.zeros((SIZE, SIZE, 3), np.uint8))
+    with pytest.raises(DataError, match="imagefolder says nothing of objects"):
+        correct([scene(SHIP, name="harbour/a.png")], tmp_path)
+
+
 def test_a_damaged_file_leaves_its_image_as_it_was(tmp_path: Path) -> None:
     folder = correction(tmp_path, "a.png")
     build.write_png(folder / "b.png", np.zeros((SIZE, SIZE, 3), np.uint8))
