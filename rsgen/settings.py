@@ -321,6 +321,12 @@ class EvaluateConfig(Section):
     features: str = Field(
         "judge", description="feature network of distances: judge, or a CLIP or Inception model"
     )
+    detector: str = Field(
+        "judge",
+        description="who looks for objects: judge, a transformers detector (folder, hub:ORG/NAME) "
+        "or 'command: PROGRAM'",
+    )
+    detector_limit_s: float = Field(60.0, gt=0, description="seconds a program may look")
     force_judge: bool = Field(False, description="measure with a judge made for rewards")
     downstream_steps: int = Field(400, ge=1, description="training steps of a downstream cell")
     downstream_seeds: int = Field(3, ge=1, description="repetitions of a downstream cell")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rsgen.detections import Detector
 from rsgen.images import Pixels
 from rsgen.judge.model import Judge
 from rsgen.records import ClassTable, Sample
@@ -17,6 +18,7 @@ from rsgen.settings import EvaluateConfig
 __all__ = ["Cell", "CellResult", "Evaluation", "Images", "figure"]
 
 FEW = 200
+OTHERS_THRESHOLD = 0.5  # of a detector that nobody has calibrated
 Value = float | int | str | None
 
 
@@ -50,6 +52,7 @@ class Evaluation:
 
     real: the test split of --real. train: its train split, for what must be learned or must
     not have been copied; never a reference. work: OUT, each cell's folder is work/cells/NAME.
+    eyes: another detector that looks for objects in the judge's place.
     """
 
     generated: Images
@@ -63,6 +66,24 @@ class Evaluation:
     work: Path
     reporter: Reporter
     check_stop: Callable[[], None]
+    eyes: Detector | None = None
+
+    @property
+    def detector(self) -> Detector:
+        """Who looks for objects."""
+        return self.eyes or self.judge
+
+    @property
+    def visible(self) -> ClassTable:
+        """The thing classes that the detector can find; others cannot be missed."""
+        things = tuple(c for c in self.detector.classes.classes if c.kind == "thing")
+        known = getattr(self.detector, "known", None)
+        return ClassTable(things if known is None else tuple(c for c in things if c.name in known))
+
+    @property
+    def threshold(self) -> float:
+        """The score above which a detection counts as found; a judge's is its own."""
+        return OTHERS_THRESHOLD if self.eyes else self.judge.card.threshold
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class FailuresCell:
     title = "failures: the four that OF-Diff names"
 
     def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
-        threshold = evaluation.judge.card.threshold
+        threshold = evaluation.threshold
         leaks, dense = {}, {}
         for images in (evaluation.generated, evaluation.real):
             found = detect_all(images, evaluation)
@@ -221,8 +221,7 @@ def _known(layout: Layout, evaluation: Evaluation) -> Layout:
     """The objects of classes that the judge knows: others cannot be found."""
     kept = []
     for instance in layout.instances:
-        entry = evaluation.judge.classes.find(instance.label)
-        if entry is not None and entry.kind == "thing":
+        if evaluation.visible.find(instance.label) is not None:
             kept.append(instance)
     return replace(layout, instances=tuple(kept))
 
