@@ -44,7 +44,7 @@ class ConfigOption:
         known = f"; known: {', '.join(names(self.group))}" if self.group else ""
         text = f"{field.description or ''}{known}{shown} ({self.key})"
         kind: Any = list[str] if self.shape == "pairs" else self.kind
-        annotation: Any = Annotated[  # type: ignore[valid-type]
+        annotation: Any = Annotated[
             kind | None, typer.Option(self.flag, help=text, metavar=self._meta(field.annotation))
         ]
         return _parameter(self.name, annotation, None)

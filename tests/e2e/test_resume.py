@@ -163,7 +163,7 @@ def test_another_request_on_a_used_out_is_refused(
 
 def test_another_command_on_a_used_out_is_refused(whole: Path, cli_here: Here) -> None:
     result = cli_here("build-mask-pool", whole, "--out", whole)
-    assert result.code == 2 and "command: 'scenes' -> 'build-mask-pool'" in result.err, result
+    assert result.code == 2 and "holds a scenes run, not build-mask-pool" in result.err, result
 
 
 # ---------------------------------------------------------------- the test split
