@@ -18,8 +18,9 @@ from rsgen.classes import united
 from rsgen.devices import device_name
 from rsgen.errors import DataError, UsageError
 from rsgen.evaluation.base import FEW, Cell, CellResult, Evaluation, Images
-from rsgen.evaluation.page import write_report
+from rsgen.evaluation.page import Other, write_report
 from rsgen.images import replace_bytes
+from rsgen.judge.eyes import EyesRef
 from rsgen.judge.model import judge_folder, load_judge
 from rsgen.registry import names, resolve
 from rsgen.reporting import RunSummary
@@ -39,7 +40,7 @@ class _Opened:
     generated: SampleRun
     real: SampleRun
     judge: Path
-    against: Mapping[str, Any] | None
+    against: Other | None
 
 
 def evaluate(job: Job) -> RunSummary:
@@ -63,11 +64,13 @@ def evaluate(job: Job) -> RunSummary:
     ]
     classes = united([opened.real.classes, opened.generated.classes])
     generated, real, train = _images(opened)
+    eyes = EyesRef.parse(settings.detector, str(opened.judge))
+    hashes = {} if eyes.kind == "judge" else {"detector": eyes.identity("evaluation")}
     if job.dry_run:
-        check_request(job, inputs=inputs)
+        check_request(job, inputs=inputs, model_hashes=hashes)
         counts = {"generated": len(generated), "real test": len(real), "real train": len(train)}
         return RunSummary(job.command, str(job.out), "dry-run", counts=counts)
-    with start_program(job, inputs=inputs, classes=classes, plan=plan) as run:
+    with start_program(job, inputs=inputs, classes=classes, model_hashes=hashes, plan=plan) as run:
         if run.committed:
             return run.summary()
         torch.set_num_threads((run.info.plan or plan).threads)
@@ -83,6 +86,9 @@ def evaluate(job: Job) -> RunSummary:
             run.path,
             run.reporter,
             run.check_stop,
+            None
+            if eyes.kind == "judge"
+            else eyes.open(classes, "evaluation", device, settings.detector_limit_s),
         )
         results = _compute(run, evaluation, cells)
         return _commit(run, evaluation, cells, results, opened.against)
@@ -108,7 +114,8 @@ def _open(job: Job) -> _Opened:
     judge_folder(judge, "evaluation", force=job.config.evaluate.force_judge)
     against = None
     for path in job.paths("against"):
-        against = _read_report(run_folder(path) or path)
+        folder = run_folder(path) or path
+        against = Other(_read_report(folder), folder / "cells")
     return _Opened(
         open_samples(job.paths("run")[0], job.allow_partial),
         open_samples(job.paths("real")[0], job.allow_partial),
@@ -187,7 +194,7 @@ def _commit(
     evaluation: Evaluation,
     cells: list[Cell],
     results: Mapping[str, CellResult],
-    against: Mapping[str, Any] | None,
+    against: Other | None,
 ) -> RunSummary:
     counts = {
         "generated images": len(evaluation.generated),
@@ -215,12 +222,16 @@ def _commit(
 
 
 def _column(
-    figures: Mapping[str, Any], against: Mapping[str, Any] | None, name: str
+    figures: Mapping[str, Any], against: Other | None, name: str
 ) -> dict[str, float | int | str]:
     """A cell's figures for the console, with the other report's in brackets."""
-    other = {} if against is None else against.get("cells", {}).get(name, {}).get("figures", {})
+    other = {} if against is None else against.cell(name).get("figures", {})
     column: dict[str, float | int | str] = {}
     for key, value in figures.items():
-        shown = "-" if value is None else value
-        column[key] = shown if against is None else f"{shown} (against: {other.get(key, '-')})"
+        shown = _shown(value)
+        column[key] = shown if against is None else f"{shown} (against: {_shown(other.get(key))})"
     return column
+
+
+def _shown(value: Any) -> float | int | str:
+    return "-" if value is None else value

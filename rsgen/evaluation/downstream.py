@@ -210,11 +210,12 @@ def _kept(
     """The result of one training, from its file when it is there."""
     slug = arm.name.replace(" + ", "-").replace(" ", "-").replace(":", "-")
     path = folder / f"{slug}-{repetition}.json"
+    state = folder / "state" / path.stem
     if path.is_file():
+        shutil.rmtree(state, ignore_errors=True)  # left by a kill after the result
         done: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return done
     started = time.monotonic()
-    state = folder / "state" / path.stem
     detector, loss = _trained(evaluation, arm, repetition, side, habits, state)
     row = {**_tested(evaluation, detector, habits), "loss": loss}
     text = json.dumps(row, indent=1, sort_keys=True) + "\n"

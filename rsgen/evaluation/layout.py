@@ -18,7 +18,8 @@ import numpy as np
 from rsgen.detections import Detections
 from rsgen.evaluation.base import CellResult, Evaluation, Images, figure
 from rsgen.geometry import RotatedBox, quad_from_tuple, quad_to_rotated_box
-from rsgen.judge.report import count_rows
+from rsgen.judge.calibration import reliability
+from rsgen.judge.report import Seen, count_rows, hits
 from rsgen.matching import (
     Asked,
     CocoPrecision,
@@ -39,10 +40,10 @@ PICTURES = 12
 
 
 def detect_all(images: Images, evaluation: Evaluation) -> list[Detections]:
-    """The judge's detections of each image."""
+    """The detector's findings in each image."""
     found = []
     for pixels in images.pixels():
-        found += evaluation.judge.detect(pixels[None])
+        found += evaluation.detector.detect(pixels[None])
         evaluation.check_stop()
     return found
 
@@ -155,11 +156,11 @@ class LayoutCell:
     title = "layout: are the asked objects there"
 
     def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
-        names = [h.name for h in evaluation.judge.card.habits]
-        threshold = evaluation.judge.card.threshold
+        names = list(evaluation.visible.names)
+        threshold = evaluation.threshold
         sets = {}
         for images in (evaluation.generated, evaluation.real):
-            asked = [_known(asked_of(s.layout, evaluation.classes), evaluation.judge.classes)
+            asked = [_known(asked_of(s.layout, evaluation.classes), evaluation.visible)
                      for s in images.samples]  # fmt: skip
             sets[images.name] = (detect_all(images, evaluation), asked)
         measured = {
@@ -190,6 +191,12 @@ class LayoutCell:
                 "by density, precision": _density_rows(found, asked, names),
                 "poses": {
                     k: {n: figure(v) for n, v in m.poses.items()} for k, m in measured.items()
+                },
+                **{
+                    f"the judge's scores, {images.name} images": _score_rows(
+                        images, *sets[images.name]
+                    )
+                    for images in (evaluation.generated, evaluation.real)
                 },
             },
             counts={
@@ -224,8 +231,7 @@ def _notes(evaluation: Evaluation, names: Sequence[str]) -> tuple[str, ...]:
             i.label
             for s in evaluation.generated.samples
             for i in s.layout.instances
-            if not evaluation.classes.is_stuff(i.label)
-            and evaluation.judge.classes.find(i.label) is None
+            if not evaluation.classes.is_stuff(i.label) and evaluation.visible.find(i.label) is None
         }
     )
     if not unknown:
@@ -273,11 +279,28 @@ def _density_rows(
     return rows
 
 
+def _score_rows(
+    images: Images, found: Sequence[Detections], asked: Sequence[Asked]
+) -> dict[str, dict[str, float | int | None]]:
+    """The share of detections that are right, by score: 0.8 should be right 8 times of 10."""
+    logits, answers = np.zeros((0, 0)), np.zeros(0, dtype=np.int64)
+    rows = zip(images.samples, asked, found, strict=True)
+    scores, right = hits([Seen(sample, a, d, logits, answers) for sample, a, d in rows])
+    return {
+        f"about {row['score']:.2f}": {
+            "score": figure(row["score"]),
+            "right": figure(row["right"]),
+            "count": int(row["count"]),
+        }
+        for row in reliability(scores, right)
+    }
+
+
 def _pictures(
     evaluation: Evaluation, found: Sequence[Detections], asked: Sequence[Asked], folder: Path
 ) -> dict[str, str]:
     """Best and worst images: the asked layout beside what the judge saw."""
-    threshold = evaluation.judge.card.threshold
+    threshold = evaluation.threshold
 
     def wrong(k: int) -> float:
         sure = found[k].above(threshold)

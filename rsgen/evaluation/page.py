@@ -1,107 +1,107 @@
-"""The evaluation as one self-contained HTML page: figures, tables, bars, pictures."""
+"""The evaluation as one self-contained HTML page: figures, tables, bars, charts, pictures."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsgen.evaluation.charts import chart_of
+from rsgen.evaluation.page_template import PAGE
 from rsgen.images import replace_bytes
 
-__all__ = ["write_report"]
+__all__ = ["Other", "write_report"]
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>rsgen evaluate</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; --line: #8884; --bar: #4a7ab5; --soft: #8882; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem }
-nav a { margin-right: 1rem }
-table { border-collapse: collapse; margin: .3rem 0 1rem; display: block; overflow-x: auto }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .7rem }
-.figure { background: var(--soft); padding: .6rem .8rem; border-radius: .4rem }
-.figure b { display: block; font-size: 1.35rem } .figure small { opacity: .75 }
-.bar { height: .35rem; background: var(--soft); margin-top: .3rem; border-radius: .2rem }
-.bar i { display: block; height: 100%; background: var(--bar); border-radius: .2rem }
-.note { border-left: 3px solid #c80; padding-left: .7rem; margin: .4rem 0 }
-img { max-width: 100%; height: auto; image-rendering: auto }
-</style></head><body>
-<h1>How good is the generated set?</h1>
-<p>{% for name, value in counts.items() %}{{ value }} {{ name }}{{ ", " if not loop.last }}
-{% endfor %}.{% if other %} Small print: the set it is compared with.{% endif %}</p>
-<nav>{% for cell in cells %}<a href="#{{ cell.name }}">{{ cell.name }}</a>{% endfor %}</nav>
-{% for cell in cells %}
-<h2 id="{{ cell.name }}">{{ cell.title }}</h2>
-{% for note in cell.notes %}<p class="note">{{ note }}</p>{% endfor %}
-<div class="figures">
-{% for f in cell.figures %}<div class="figure"><b>{{ f.value }}</b>{{ f.name }}
-{% if other %}<br><small>against: {{ f.other }}</small>{% endif %}
-{% if f.share is not none %}<div class="bar"><i style="width: {{ f.share }}%"></i></div>{% endif %}
-</div>{% endfor %}
-</div>
-{% if cell.counts %}<p><small>Measured on {% for name, value in cell.counts.items() %}{{ value }}
-{{ name }}{{ ", " if not loop.last }}{% endfor %}.</small></p>{% endif %}
-{% for table in cell.tables %}
-<h3>{{ table.name }}</h3>
-<table><tr><th></th>{% for c in table.columns %}<th>{{ c }}</th>{% endfor %}</tr>
-{% for row in table.rows %}<tr><td>{{ row.name }}</td>
-{% for v in row.cells %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</table>
-{% endfor %}
-{% for picture in cell.pictures %}<h3>{{ picture.title }}</h3>
-<img alt="{{ picture.title }}" src="data:image/png;base64,{{ picture.data }}">{% endfor %}
-{% endfor %}
-</body></html>
-"""
+# Figures, columns and tables of these names are no shares of a whole: a bar would say nothing.
+NO_BAR = ("distance", "error", "px", "spread", "+-", "low", "high", ", to ", "FD-", "KD-", "MMD-",
+          "FID", "KID", "CMMD", "mismatch", "closest")  # fmt: skip
 
 
-def write_report(
-    path: Path, report: Mapping[str, Any], cells: Path, against: Mapping[str, Any] | None
-) -> Path:
+@dataclass(frozen=True)
+class Other:
+    """An earlier evaluation that this one is compared with: its report.json and OUT/cells."""
+
+    report: Mapping[str, Any]
+    cells: Path
+
+    def cell(self, name: str) -> Mapping[str, Any]:
+        """A cell's answer; empty where that run did not measure it."""
+        found: Mapping[str, Any] = self.report.get("cells", {}).get(name, {})
+        return found
+
+
+def write_report(path: Path, report: Mapping[str, Any], cells: Path, other: Other | None) -> Path:
     """Write the page of a report (as report.json has it); pictures are taken from `cells`."""
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True)
     shown = [
-        _cell(name, report["titles"][name], row, cells / name, against)
+        _cell(name, report["titles"][name], row, cells, other)
         for name, row in report["cells"].items()
     ]
     text = environment.from_string(PAGE).render(
-        counts=report["counts"], cells=shown, other=against is not None
+        counts=report["counts"],
+        cells=shown,
+        other=other is not None,
+        other_counts={} if other is None else other.report.get("counts", {}),
     )
     replace_bytes(path, text.encode("utf-8"))
     return path
 
 
 def _cell(
-    name: str, title: str, row: Mapping[str, Any], folder: Path, against: Mapping[str, Any] | None
+    name: str, title: str, row: Mapping[str, Any], cells: Path, other: Other | None
 ) -> dict[str, Any]:
-    others = {} if against is None else against.get("cells", {}).get(name, {}).get("figures", {})
+    theirs = {} if other is None else other.cell(name)
+    figures, tables = theirs.get("figures", {}), theirs.get("tables", {})
     return {
         "name": name,
         "title": title[:1].upper() + title[1:],
         "notes": row["notes"],
         "counts": row["counts"],
-        "figures": [
-            {
-                "name": key,
-                "value": _text(value),
-                "other": _text(others.get(key)),
-                "share": _share(value),
-            }
-            for key, value in row["figures"].items()
+        "figures": [_figure(key, value, figures.get(key)) for key, value in row["figures"].items()],
+        "tables": [
+            _table(key, rows, tables.get(key)) for key, rows in row["tables"].items() if rows
         ],
-        "tables": [_table(key, rows) for key, rows in row["tables"].items() if rows],
-        "pictures": [
-            {"title": key, "data": base64.b64encode((folder / file).read_bytes()).decode("ascii")}
-            for key, file in row["pictures"].items()
-            if (folder / file).is_file()
-        ],
+        "pictures": _pictures(name, row["pictures"], cells, theirs.get("pictures", {}), other),
     }
+
+
+def _figure(name: str, value: Any, other: Any) -> dict[str, Any]:
+    both = isinstance(value, float | int) and isinstance(other, float | int)
+    return {
+        "name": name,
+        "value": _text(value),
+        "share": _share(value) if _barred(name) else None,
+        "other": _text(other),
+        "other_share": _share(other) if _barred(name) else None,
+        "change": f"{value - other:+.3g}" if both else "",
+    }
+
+
+def _pictures(
+    name: str,
+    pictures: Mapping[str, str],
+    cells: Path,
+    theirs: Mapping[str, str],
+    other: Other | None,
+) -> list[dict[str, Any]]:
+    found = []
+    for title, file in pictures.items():
+        data = _encoded(cells / name / file)
+        if data is None:
+            continue
+        twin = None
+        if other is not None and title in theirs:
+            twin = _encoded(other.cells / name / theirs[title])
+        found.append({"title": title, "data": data, "other": twin, "open": not found})
+    return found
+
+
+def _encoded(path: Path) -> str | None:
+    return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else None
 
 
 def _text(value: Any) -> str:
@@ -111,19 +111,49 @@ def _text(value: Any) -> str:
 
 
 def _share(value: Any) -> float | None:
-    """Percent of a bar, for figures that are shares."""
+    """Percent of a bar, for figures that can be shares."""
     if isinstance(value, float) and 0 <= value <= 1:
         return round(100 * value, 1)
     return None
 
 
-def _table(name: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _table(
+    name: str, rows: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    theirs = {**_rows(name, other), "of_other": True} if other else None
+    return {**_rows(name, rows), "name": name, "other": theirs}
+
+
+def _rows(name: str, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     columns = list(dict.fromkeys(c for row in rows.values() for c in row))
+    values = {c: [row[c] for row in rows.values() if row.get(c) is not None] for c in columns}
+    barred = {c for c in columns if _barred(name) and _barred(c) and _are_shares(values[c])}
+    words = {c for c in columns if any(isinstance(v, str) for v in values[c])}
     return {
-        "name": name,
         "columns": columns,
         "rows": [
-            {"name": key, "cells": [_text(row.get(c)) for c in columns]}
+            {
+                "name": key,
+                "cells": [
+                    {
+                        "text": _text(row.get(c)),
+                        "share": _share(row.get(c)) if c in barred else None,
+                        "words": c in words,
+                    }
+                    for c in columns
+                ],
+            }
             for key, row in rows.items()
         ],
+        "chart": chart_of(rows),
     }
+
+
+def _barred(name: str) -> bool:
+    return not any(word in name for word in NO_BAR)
+
+
+def _are_shares(values: list[Any]) -> bool:
+    """Whether all are numbers in 0..1, and some are worth a bar."""
+    inside = all(isinstance(v, float) and 0 <= v <= 1 for v in values)
+    return inside and max(values, default=0.0) > 0.05

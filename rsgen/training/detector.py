@@ -157,7 +157,7 @@ def _renew_statistics(
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # a plain mean over the batches
-    for k in range(STATISTICS_BATCHES):
+    for k in range(min(STATISTICS_BATCHES, recipe.steps)):
         batch = objective.batch(recipe.steps + k, 0, recipe.batch_size, device)
         network(to_input(batch["images"]).contiguous(memory_format=torch.channels_last))
         check_stop()
