@@ -109,7 +109,7 @@ def train_classifier(crops: CropSet, names: Sequence[str], seed: int) -> CropNet
             logits = network(x.contiguous(memory_format=torch.channels_last))
             loss = functional.cross_entropy(logits, torch.from_numpy(kinds), label_smoothing=0.05)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     return network.eval()  # type: ignore[no-any-return]

@@ -12,7 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgen.evaluation.base import Images
-from rsgen.geometry import Affine, RotatedBox, box_quad, compose, quad_to_rotated_box
+from rsgen.geometry import (
+    Affine,
+    Box,
+    RotatedBox,
+    as_array,
+    box_quad,
+    clip_polygon,
+    compose,
+    polygon_area,
+    quad_to_rotated_box,
+    rotated_box_to_quad,
+)
 from rsgen.images import Pixels
 from rsgen.mask import BoolImage, Mask
 from rsgen.records import ClassTable, Instance, Layout, Sample
@@ -71,12 +82,11 @@ def pose_of(instance: Instance) -> RotatedBox | None:
     return pose
 
 
-def _inside(instance: Instance, layout: Layout) -> float:
-    """Share of the upright box that lies in the image."""
-    box = instance.bounds()
-    if box is None or box.area <= 0:
-        return 0.0
-    return box.clip(layout.width, layout.height).area / box.area
+def _inside(pose: RotatedBox, layout: Layout) -> float:
+    """Share of the box that lies in the image; labels of cut objects may end at the border."""
+    quad = as_array(rotated_box_to_quad(pose))
+    parts = clip_polygon(quad, Box(0.0, 0.0, float(layout.width), float(layout.height)))
+    return sum(abs(polygon_area(part)) for part in parts) / abs(polygon_area(quad))
 
 
 def places_of(images: Images, classes: ClassTable, seed: int) -> list[Place]:
@@ -93,7 +103,7 @@ def places_of(images: Images, classes: ClassTable, seed: int) -> list[Place]:
             pose = pose_of(instance)
             if pose is None or min(pose.w, pose.h) < LEAST_PX:
                 continue
-            if _inside(instance, sample.layout) < LEAST_INSIDE:
+            if _inside(pose, sample.layout) < LEAST_INSIDE:
                 continue
             key = hashlib.sha256(f"{seed} {sample.id} {number}".encode()).hexdigest()
             label = classes.resolve(instance.label).name

@@ -30,7 +30,7 @@ What a generated crop is compared with:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ from rsgen.geometry import box_quad, quad_iou
 from rsgen.images import Pixels
 from rsgen.mask import BoolImage
 from rsgen.pictures import contact_sheet
-from rsgen.records import Instance, Sample
+from rsgen.records import ClassTable, Instance, Sample
 
 __all__ = ["CANNY", "CELL", "METRICS", "ShapeCell", "compare_edges", "edges_of", "outline_edges"]
 
@@ -83,7 +83,7 @@ def compare_edges(found: BoolImage, reference: BoolImage) -> dict[str, float] | 
     if not reference.any():
         return None
     common, union = int((found & reference).sum()), int((found | reference).sum())
-    ssim = structural_similarity(
+    ssim = structural_similarity(  # type: ignore[no-untyped-call]
         found.astype(np.float64), reference.astype(np.float64), data_range=1.0
     )
     diagonal = float(np.hypot(*reference.shape))
@@ -206,7 +206,7 @@ def _against_twins(crops: Sequence[Crop], evaluation: Evaluation) -> dict[str, l
     for crop in crops:
         sample = crop.place.sample
         for name in dict.fromkeys((*sample.provenance.sources, sample.parent)):
-            place = _same_place(crop.place, held.get(name, []), evaluation.classes.resolve)
+            place = _same_place(crop.place, held.get(name, []), evaluation.classes)
             if place is not None:
                 found[LEAKED if _has_mask_of(crop.place, place) else TWIN].append((crop, place))
                 break
@@ -220,14 +220,14 @@ def _against_twins(crops: Sequence[Crop], evaluation: Evaluation) -> dict[str, l
     return pairs
 
 
-def _same_place(place: Place, samples: Sequence[Sample], resolve: Callable) -> Place | None:  # type: ignore[type-arg]
+def _same_place(place: Place, samples: Sequence[Sample], classes: ClassTable) -> Place | None:
     """The object of a real sample that a generated one stands for, in the generated frame."""
     layout = place.sample.layout
     for sample in samples:
         if (sample.layout.width, sample.layout.height) != (layout.width, layout.height):
             continue
         for instance in sample.layout.instances:
-            if resolve(instance.label).name != place.label:
+            if classes.resolve(instance.label).name != place.label:
                 continue
             if _overlap(instance, place.instance) >= SAME_PLACE:
                 return Place(sample, instance, place.label, place.pose, place.key)

@@ -132,7 +132,7 @@ def _blur(grey: Grey) -> list[float]:
 
 
 def _laplacian(grey: Grey) -> Grey:
-    return np.asarray(cv2.Laplacian(grey, cv2.CV_64F))
+    return np.asarray(cv2.Laplacian(grey, cv2.CV_64F), dtype=np.float64)
 
 
 def _residual(values: Grey) -> Grey:
@@ -141,7 +141,8 @@ def _residual(values: Grey) -> Grey:
     Source: Immerkaer 1996, "Fast Noise Variance Estimation".
     """
     kernel = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]) / 6
-    return np.asarray(cv2.filter2D(values, cv2.CV_64F, kernel))[1:-1, 1:-1]
+    found = np.asarray(cv2.filter2D(values, cv2.CV_64F, kernel), dtype=np.float64)
+    return found[1:-1, 1:-1]
 
 
 def _noise(rgb: Grey, grey: Grey) -> list[float]:

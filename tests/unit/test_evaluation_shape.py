@@ -82,6 +82,7 @@ def test_objects_that_cannot_be_compared_are_left_out() -> None:
         Instance("ship", box=Box(3, 3, 8, 30)),
         Instance("ship", box=Box(-15, 0, 15, 20)),
         Instance("ship"),
+        replace(build.instance(cx=2.0), box=Box(0, 10, 14, 40)),
     ))  # fmt: skip
     images = images_of("real", [(np.zeros((64, 64, 3), np.uint8), layout)])
     found = places_of(images, CLASSES, 0)
