@@ -166,7 +166,7 @@ def _shares(samples: Sequence[Sample], roles: Sequence[Role], seed: int) -> dict
     shares = {}
     for number, role in enumerate(every):
         own = parents[number :: len(every)]
-        held = set(own[:: max(2, min(8, len(own) // 4))])
+        held = set(own[:: max(4, min(8, len(own) // 4))])
         learn = tuple(s for s in samples if s.parent in set(own) - held)
         shares[role] = _Share(learn, tuple(s for s in samples if s.parent in held))
     least = min(len(shares[role].learn) for role in roles)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as functional
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -258,7 +259,7 @@ def load_judge(
     network = JudgeNetwork(card.shape)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise DataError(
             f"{folder / WEIGHTS}: weights that do not fit their card ({error})",
             hint="train the judges again",
