@@ -58,7 +58,10 @@ def why_not(chain: Sequence[RunInfo]) -> str | None:
     if len({repr(info.config.classes) for info in chain}) > 1:
         return "its runs have different class tables"
     if any(info.options for info in chain):
-        return "one of its runs belongs to a series"
+        return (
+            "one of its runs belongs to a series (run by itself it has the same layouts and "
+            "seeds, and other sample ids)"
+        )
     return None
 
 
