@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shutil
@@ -115,6 +116,41 @@ def test_pins_and_ranges_are_where_they_belong() -> None:
     assert "torch==" in (ROOT / "constraints.txt").read_text(encoding="utf-8")
     everything = [*needed, *(r for rows in project["optional-dependencies"].values() for r in rows)]
     assert not [line for line in everything if line.startswith("torchvision")]
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+def test_every_library_is_asked_for_and_pinned() -> None:
+    """Catches an import that works only because some other library brings it along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["vector"]]
+    asked = {_plain(re.split(r"[<>=]", line)[0]) for line in lines}
+    pinned = {
+        _plain(line.split("==")[0])
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    }
+    used = set()
+    for path in [*SOURCES, *(ROOT / "cli").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                used.add(node.module.split(".")[0])
+    used -= {*sys.stdlib_module_names, "rsgen", "rsgen_cli", "rsgen_templates"}
+    wanted = {_plain(DISTRIBUTIONS.get(name, name)) for name in used}
+    assert wanted == asked, sorted(wanted ^ asked)
+    assert not asked - pinned
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
 
 
 def test_no_machine_path_or_secret_in_the_sources() -> None:
