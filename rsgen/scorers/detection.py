@@ -35,9 +35,8 @@ class _Eyes:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
-        self.known: frozenset[str] = getattr(detector, "known", frozenset())
-        if not self.known:
-            self.known = frozenset(c.name for c in detector.classes.classes if c.kind == "thing")
+        things = frozenset(c.name for c in detector.classes.classes if c.kind == "thing")
+        self.known: frozenset[str] = getattr(detector, "known", things)
         self._last: tuple[bytes, list[Detections], Maps | None] | None = None
 
     def look(self, images: Pixels) -> tuple[list[Detections], Maps | None]:

@@ -12,7 +12,7 @@ from rsgen.settings import RuleConfig
 __all__ = ["Thresholds", "default_rules", "rule_of", "rules_of"]
 
 
-def default_rules(*, real: bool, checkpoint: bool) -> list[Rule]:
+def default_rules(*, real: bool, checkpoint: bool, judge: bool = False) -> list[Rule]:
     """The rules that need no other model; the real images set bounds where there are any."""
     rules = [
         Rule("integrity", min=0.5),
@@ -28,7 +28,23 @@ def default_rules(*, real: bool, checkpoint: bool) -> list[Rule]:
     if checkpoint:
         latent = Rule("novelty-latent", quantile=0.01) if real else Rule("novelty-latent", min=0.05)
         rules.append(latent)
+    if judge:
+        rules += _judge_rules(real=real)
     return rules
+
+
+def _judge_rules(*, real: bool) -> list[Rule]:
+    """What judge A must see. Real images say what this judge can: a weak one asks for little.
+
+    An object fails below what nine in ten real ones reach, an image when half of its objects
+    do, or when it agrees with its labels less than all but 2 % of the real images.
+    """
+    if real:
+        return [
+            Rule("judge", quantile=0.1, tolerate=0.5),
+            Rule("judge-image", quantile=0.02),
+        ]
+    return [Rule("judge", min=0.15, tolerate=0.5), Rule("judge-image", min=0.2)]
 
 
 def rule_of(settings: RuleConfig) -> Rule:
@@ -49,7 +65,11 @@ def rules_of(info: RunInfo) -> list[Rule]:
     given = info.config.filter.rules
     if given is not None:
         return [rule_of(rule) for rule in given]
-    return default_rules(real=bool(info.paths("real")), checkpoint=bool(info.paths("checkpoint")))
+    return default_rules(
+        real=bool(info.paths("real")),
+        checkpoint=bool(info.paths("checkpoint")),
+        judge=bool(info.paths("judge")),
+    )
 
 
 @dataclass(frozen=True)

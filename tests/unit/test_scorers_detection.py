@@ -287,6 +287,19 @@ def test_filter_takes_its_judge_from_the_command_line(tmp_path: Path) -> None:
         filtered(tmp_path / "kept", run, judge=other, **{"filter.rules": RULES})
 
 
+def test_a_judge_brings_its_own_rules(tmp_path: Path) -> None:
+    """Real images set the bar: a judge that has learned nothing drops nothing."""
+    run = sample_run(tmp_path / "run", command="generate").path
+    judge = judge_in(tmp_path / "judges")
+    filtered(tmp_path / "alone", run, judge=judge)
+    frozen = json.loads((tmp_path / "alone/thresholds.json").read_text())["rules"]
+    assert frozen["judge"]["min"] == 0.15 and frozen["judge-image"]["min"] == 0.2
+    real = sample_run(tmp_path / "real").path
+    filtered(tmp_path / "beside", run, judge=judge, real=real)
+    rows = list(open_samples(tmp_path / "beside"))
+    assert not any("judge-image" in reason for s in rows for reason in s.reasons)
+
+
 def test_old_scores_need_no_judge(tmp_path: Path) -> None:
     run = sample_run(tmp_path / "run", command="generate").path
     filtered(tmp_path / "a", run, judge=judge_in(tmp_path / "j"), **{"filter.rules": RULES})
@@ -300,8 +313,9 @@ def test_old_scores_need_no_judge(tmp_path: Path) -> None:
 def test_remask_does_as_the_real_set_was_done(tmp_path: Path) -> None:
     """A real set whose masks came from boxes alone: refused, with the way out."""
     run = sample_run(tmp_path / "run", command="generate").path
-    real = sample_run(tmp_path / "real", **{"extract_masks.backend": "box"}).path
-    rules = [{"scorer": "remask", "min": 0.0}]
+    keys: dict[str, Any] = {"extract_masks.backend": "box"}
+    real = sample_run(tmp_path / "real", **keys).path
+    rules: list[dict[str, Any]] = [{"scorer": "remask", "min": 0.0}]
     with pytest.raises(UsageError, match="looks at no pixels"):
         filtered(tmp_path / "kept", run, real=real, **{"filter.rules": rules})
     rules[0]["options"] = {"backend": "classical"}
