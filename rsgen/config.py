@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read ({error})") from error
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid YAML: {error}") from error
     if data is None:
         return {}

@@ -90,6 +90,7 @@ class Legend:
             return None
         nothing = frozenset(unlabelled)
         for item in sorted(nothing, key=str):
+            _check_range(item, "unlabelled")
             owner = values.get(item) if isinstance(item, int) else colors.get(item)
             if owner is not None:
                 raise UsageError(
@@ -108,16 +109,20 @@ class Legend:
 
 
 def _put(found: dict[Any, str], key: int | Color, name: str) -> None:
-    channels = (key,) if isinstance(key, int) else key
-    top = MAX_VALUE if isinstance(key, int) else 255
-    if not all(0 <= c <= top for c in channels):
-        raise UsageError(f"class {name!r}: {_said(key)} is out of range", hint=f"give 0 to {top}")
+    _check_range(key, f"class {name!r}")
     before = found.setdefault(key, name)
     if before != name:
         raise UsageError(
             f"{_said(key)} belongs to both {before!r} and {name!r}",
             hint="give each class its own value and colour",
         )
+
+
+def _check_range(key: int | Color, where: str) -> None:
+    channels = (key,) if isinstance(key, int) else key
+    top = MAX_VALUE if isinstance(key, int) else 255
+    if not all(0 <= c <= top for c in channels):
+        raise UsageError(f"{where}: {_said(key)} is out of range", hint=f"give 0 to {top}")
 
 
 def _said(key: int | Color) -> str:

@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 LARGEST = 1e12  # beyond any image; areas of larger coordinates overflow
+MOST_PIXELS = 100_000_000  # that a mask may span: rasters may declare any size
+SHOWN = 80  # characters of a value in a message
 SLACK_PX = 1.0  # annotators overshoot the border by a pixel; that is no truncation
 LEAST_CROP = 64  # a mask may reach out of a tiny image by more than its size
 LOOP_SHARE = 0.1  # a polygon whose loops hold more than this share of it is unusable
@@ -59,6 +61,15 @@ def raster_session() -> Iterator[None]:
         yield
 
 
+def _short(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a deep nest
+        return f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
 def number(value: Any, what: str) -> float:
     """A finite float from JSON or text, at most 1e12 away from 0.
 
@@ -70,13 +81,11 @@ def number(value: Any, what: str) -> float:
             raise ValueError
         result = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Problem(
-            "NotANumber", f"{what} is {str(value)[:80]!r}", "write a number there"
-        ) from error
+        raise Problem("NotANumber", f"{what} is {_short(value)}", "write a number there") from error
     if not math.isfinite(result):
-        raise Problem("NotFinite", f"{what} is {value!r}", "write a finite number there")
+        raise Problem("NotFinite", f"{what} is {_short(value)}", "write a finite number there")
     if abs(result) > LARGEST:
-        raise Problem("TooLarge", f"{what} is {value!r}", "write a number of pixels there")
+        raise Problem("TooLarge", f"{what} is {_short(value)}", "write a number of pixels there")
     return result
 
 
@@ -87,7 +96,7 @@ def finite_numbers(values: Any, count: int | None, what: str) -> list[float]:
         Problem: FieldCount, NotANumber or NotFinite.
     """
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-        raise Problem("NotANumber", f"{what} is {values!r}", "write a list of numbers there")
+        raise Problem("NotANumber", f"{what} is {_short(values)}", "write a list of numbers there")
     if count is not None and len(values) != count:
         raise Problem(
             "FieldCount", f"{what} has {len(values)} numbers, expected {count}", "complete the line"
@@ -198,7 +207,7 @@ def check_outlines(parts: list[Array], width: int, height: int) -> tuple[Box, bo
     that is mostly loops is refused.
 
     Raises:
-        Problem: SelfCrossing, ZeroArea, OutsideImage.
+        Problem: SelfCrossing, ZeroArea, OutsideImage, TooLarge.
     """
     loops = False
     for part in parts:
@@ -209,6 +218,12 @@ def check_outlines(parts: list[Array], width: int, height: int) -> tuple[Box, bo
             raise Problem("SelfCrossing", "the outline crosses itself", "redraw the outline")
         loops = loops or filled - net > 1e-6 * filled
     inside, cut = check_box(bounds(np.concatenate(parts)), width, height)
+    if inside.area > MOST_PIXELS:
+        raise Problem(
+            "TooLarge",
+            f"an outline over {inside.width:.0f} x {inside.height:.0f} pixels",
+            f"split it: a mask may span {MOST_PIXELS:,} pixels",
+        )
     return inside, cut, loops
 
 

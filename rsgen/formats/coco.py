@@ -110,7 +110,7 @@ def _load(path: Path, name: str) -> dict[str, Any]:
             f"{name}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})",
             hint="the file may be cut short: copy or export it anew",
         ) from error
-    except (OSError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a number too long, a nest too deep
         raise DataError(f"{name}: cannot be read ({error})", hint="check the file") from error
     keys = ("images", "annotations", "categories")
     document = in_own_words(document) if isinstance(document, dict) else document

@@ -16,6 +16,7 @@ from rsgen.records import INCOMPLETE, ClassTable, Failure, Sample
 __all__ = ["Dataset", "Problem", "ReadRequest", "Tally"]
 
 STAGE = "read"
+LONGEST = 2000  # characters of a failure's place and of its message
 
 
 class Problem(Exception):
@@ -96,6 +97,11 @@ class Dataset:
         return self.root / sample.image
 
 
+def _cut(text: str) -> str:
+    """A text for a failure's row: damaged files have names and values of any length."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 class Tally:
     """Collects samples, failures and counts while reading; every label ends in one count."""
 
@@ -114,7 +120,8 @@ class Tally:
         self._counts[key] = self._counts.get(key, 0) + amount
 
     def _fail(self, item: str, problem: Problem) -> None:
-        message = f"{item}: {problem.message}; fix: {problem.fix}"
+        item, text = _cut(item), _cut(problem.message)
+        message = f"{item}: {text}; fix: {problem.fix}"
         self.failures.append(Failure(item, STAGE, problem.name, message))
 
     def label_failed(

@@ -104,7 +104,10 @@ def _all_of(scene: Scene, layer: Layer, tally: Tally) -> list[Placed]:
 
 def _is_near(scene: Scene, layer: Layer, tally: Tally) -> bool:
     """Whether the scene meets the bounds of the layer."""
-    x0, y0, x1, y1 = shapely.total_bounds(_on_map(scene, layer, tally)[0]).tolist()
+    geometries, _ = _on_map(scene, layer, tally)
+    if not len(geometries):
+        return False
+    x0, y0, x1, y1 = shapely.total_bounds(geometries).tolist()
     corners = np.array(_corners(scene.info))
     (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
     return bool(x0 <= right and x1 >= left and y0 <= top and y1 >= bottom)

@@ -36,6 +36,13 @@ from rsgen.records import ClassTable, Instance, Layout, Sample, sample_from_row,
 
 __all__ = ["FORMAT", "JsonlWriter", "jsonl_files", "read_jsonl", "sample_from_json", "to_json"]
 
+FIELDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "image", "sha256", "scene", "prompt", "split", "verdict"), (str,)),
+    **dict.fromkeys(("attributes", "geo", "provenance", "scores"), (str,)),  # JSON in a string
+    "gsd_m": (int, float),
+    "reasons": (list,),
+}
+
 
 def to_json(sample: Sample) -> str:
     """One line; non-finite numbers are refused (ValueError)."""
@@ -55,9 +62,12 @@ def sample_from_json(text: str) -> tuple[Sample, list[dict[str, Any]]]:
     """
     try:
         row = json.loads(text)
-        raw = list(row["instances"])
-        if not all(isinstance(i, dict) for i in raw):
+        if not isinstance(row, dict):
+            raise TypeError("the line is no object")
+        raw = row["instances"]
+        if not isinstance(raw, list) or not all(isinstance(i, dict) for i in raw):
             raise TypeError("an instance is no object")
+        _check_fields(row)
         return sample_from_row({**row, "instances": []}), raw
     except json.JSONDecodeError as error:
         raise Problem(
@@ -65,8 +75,21 @@ def sample_from_json(text: str) -> tuple[Sample, list[dict[str, Any]]]:
         ) from error
     except KeyError as error:
         raise Problem("MissingField", f"no field {error}", "write one Sample a line") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise Problem("BadRecord", f"no Sample ({error})", "write one Sample a line") from error
+
+
+def _check_fields(row: Mapping[str, Any]) -> None:
+    """Raises TypeError where a field is of another type than a Sample has it."""
+    for name, kinds in FIELDS.items():
+        value = row[name]
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise TypeError(f"{name} is {str(value)[:40]!r}")
+    if not row["id"]:
+        raise TypeError("the id is empty")
+    gsd_m = row["gsd_m"]
+    if gsd_m is not None and not 0 < gsd_m < 1e6:
+        raise TypeError(f"gsd_m is {gsd_m!r}")
 
 
 def jsonl_files(path: Path) -> list[Path]:
@@ -115,7 +138,9 @@ def _declare(path: Path, names: LabelNames) -> None:
         return
     try:
         table = ClassTable.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, UsageError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError
+    ) as error:  # fmt: skip
         raise DataError(
             f"{path.name}: no class table ({error})",
             hint="remove it, or give extract-masks --classes",
@@ -181,32 +206,42 @@ def _instance(row: Mapping[str, Any], width: int, height: int, names: LabelNames
         mask = _mask(row["mask"], width, height)
     if box is None and quad is None and mask is None:
         raise Problem("MissingField", "no box, quad or mask", "write at least one")
-    heading = row.get("heading_rad")
+    heading, caption = row.get("heading_rad"), row.get("caption")
     try:
+        if caption is not None and not isinstance(caption, str):
+            raise TypeError(f"the caption is {str(caption)[:40]!r}")
         return Instance(
             label=label,
             box=box,
             quad=quad,
             mask=mask,
             heading_rad=None if heading is None else check_number(heading, "heading_rad"),
-            caption=row.get("caption"),
-            attributes=json.loads(row.get("attributes") or "{}"),
+            caption=caption,
+            attributes=_mapping(row.get("attributes"), str),
             truncated=bool(row.get("truncated")),
             difficult=bool(row.get("difficult")),
             iscrowd=bool(row.get("iscrowd")),
-            scores=json.loads(row.get("scores") or "{}"),
-            reasons=tuple(row.get("reasons") or ()),
+            scores=_mapping(row.get("scores"), (int, float)),
+            reasons=tuple(map(str, row.get("reasons") or ())),
             origin=str(row.get("origin") or "annotation"),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise Problem("BadRecord", f"no instance ({error})", "write it anew") from error
+
+
+def _mapping(text: Any, kind: type | tuple[type, ...]) -> dict[str, Any]:
+    """A JSON object in a string, whose values are of a type."""
+    found = json.loads(text or "{}")
+    if not isinstance(found, dict) or not all(isinstance(v, kind) for v in found.values()):
+        raise TypeError(f"{str(text)[:40]!r} is no mapping of names")
+    return found
 
 
 def _mask(row: Any, width: int, height: int) -> Mask:
     try:
         place = [int(row[key]) for key in ("x0", "y0", "width", "height")]
         return check_crop(place[0], place[1], place[2], place[3], row["counts"], width, height)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise Problem("BadRle", f"no mask ({error})", "encode the mask again") from error
 
 

@@ -210,7 +210,7 @@ def _load(file: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         text = f"not valid JSON ({error.msg}, line {error.lineno}, column {error.colno})"
         raise Problem("BadJson", text, "the file may be cut short: save it again") from error
-    except (OSError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a number too long, a nest too deep
         raise Problem("Unreadable", f"cannot be read ({error})", "check the file") from error
     if not isinstance(record, dict) or not isinstance(record.get("shapes"), list):
         raise Problem("MissingField", "no list of shapes", "save it again in labelme")

@@ -15,6 +15,7 @@ from rsgen.mask import Mask
 
 __all__ = ["decode_counts", "mask_from_runs"]
 
+MOST_PIXELS = 100_000_000
 Runs = npt.NDArray[np.int64]
 
 
@@ -58,7 +59,11 @@ def _decompress(code: bytes) -> Runs:
 
 
 def mask_from_runs(runs: Runs, height: int) -> Mask | None:
-    """The mask of column-major runs on a canvas of this height; None when empty."""
+    """The mask of column-major runs on a canvas of this height; None when empty.
+
+    Raises:
+        ValueError: its columns hold more pixels than are decoded at once.
+    """
     stops = np.cumsum(runs)
     first, last = stops[0::2][: runs[1::2].size], stops[1::2]
     filled = last > first
@@ -66,6 +71,8 @@ def mask_from_runs(runs: Runs, height: int) -> Mask | None:
     if first.size == 0:
         return None
     left, right = int(first[0]) // height, (int(last[-1]) - 1) // height + 1
+    if (right - left) * height > MOST_PIXELS:
+        raise ValueError(f"the mask spans {right - left} x {height} pixels of {MOST_PIXELS:,}")
     steps = np.zeros((right - left) * height + 1, dtype=np.int8)
     steps[first - left * height] += 1
     steps[last - left * height] -= 1

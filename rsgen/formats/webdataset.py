@@ -164,7 +164,7 @@ def check_shards(folder: Path, images: Mapping[str, int], objects: int) -> None:
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         rows = {str(row["url"]): row for row in index["shardlist"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{INDEX} cannot be read ({error})") from error
     found = {path.name for path in folder.glob("*.tar")}
     if found != set(rows):
@@ -180,7 +180,8 @@ def check_shards(folder: Path, images: Mapping[str, int], objects: int) -> None:
         if digest.hexdigest() != rows[name].get("sha256_of_members"):
             raise DataError(f"{name}: its members are not what was written")
         if samples != rows[name].get("nsamples"):
-            raise DataError(f"{name}: {samples} samples, {INDEX} says {rows[name]['nsamples']}")
+            told = rows[name].get("nsamples")
+            raise DataError(f"{name}: {samples} samples, {INDEX} says {told}")
         seen[split] = seen.get(split, 0) + samples
     for split in sorted({*seen, *(s for s, n in images.items() if n)}):
         if seen.get(split, 0) != images.get(split, 0):
@@ -195,9 +196,9 @@ def _groups(path: Path, digest: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
     try:
         with tarfile.open(path) as tar:
             for info in tar:
-                handle = tar.extractfile(info)
-                if handle is None:
-                    raise DataError(f"{path.name}: {info.name} is no file")
+                handle = tar.extractfile(info) if info.isreg() else None
+                if handle is None or info.size > path.stat().st_size:
+                    raise DataError(f"{path.name}: {info.name} is no file, or ends too early")
                 data = handle.read()
                 digest.update(f"{info.name}\0{len(data)}\0".encode())
                 digest.update(data)

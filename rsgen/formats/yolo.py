@@ -133,6 +133,8 @@ def _from_yaml(file: Path) -> ClassNames | None:
         raise DataError(
             f"{file.name}: names is no list and no index: name mapping", hint="correct it"
         )
+    if not all(isinstance(name, str | int | float) for name in pairs.values()):
+        raise DataError(f"{file.name}: a name is no text", hint="write one name an index")
     if isinstance(document.get("nc"), int) and document["nc"] != len(pairs):
         raise DataError(
             f"{file.name}: nc is {document['nc']}, but there are {len(pairs)} names",
