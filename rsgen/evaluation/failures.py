@@ -32,7 +32,7 @@ from rsgen.detections import Detections
 from rsgen.evaluation.base import CellResult, Evaluation, Images, figure
 from rsgen.evaluation.distances import kernel_distance
 from rsgen.evaluation.features import JudgeFeatures
-from rsgen.evaluation.fidelity import LEAST, REPEATS, features_of, halves
+from rsgen.evaluation.fidelity import LEAST, REPEATS, both_features, halves
 from rsgen.evaluation.layout import DENSITIES, OVERLAP, detect_all
 from rsgen.matching import Asked, asked_of, match_objects
 from rsgen.records import Layout
@@ -232,8 +232,7 @@ def _mismatch(evaluation: Evaluation) -> tuple[float, float, int]:
     if count < LEAST:
         return float("nan"), float("nan"), count
     network = JudgeFeatures(evaluation.judge)
-    made = features_of(evaluation.generated.ordered(), network, evaluation.check_stop)
-    real = features_of(evaluation.real.ordered(), network, evaluation.check_stop)
+    made, real = both_features(evaluation, network)
     rng = np.random.default_rng(evaluation.seed)
     distances, floors = [], []
     for _ in range(REPEATS):

@@ -17,7 +17,7 @@ from rsgen.evaluation.base import FEW, CellResult, Evaluation, Images, figure
 from rsgen.evaluation.distances import Features, cmmd, frechet, kernel_distance
 from rsgen.evaluation.features import FeatureNetwork, open_features
 
-__all__ = ["CELL", "FidelityCell", "halves"]
+__all__ = ["CELL", "FidelityCell", "both_features", "halves"]
 
 LEAST = 8
 REPEATS = 10
@@ -31,8 +31,7 @@ class FidelityCell:
 
     def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
         network = open_features(evaluation)
-        made = features_of(evaluation.generated.ordered(), network, evaluation.check_stop)
-        real = features_of(evaluation.real.ordered(), network, evaluation.check_stop)
+        made, real = both_features(evaluation, network)
         count = min(len(made), len(real)) // 2
         if count < LEAST:
             raise DataError(
@@ -90,6 +89,23 @@ def halves(total: int, count: int, rng: np.random.Generator) -> tuple[Sequence[i
     """Two disjoint draws of `count` positions out of `total`."""
     order = rng.permutation(total)
     return order[:count].tolist(), order[count : 2 * count].tolist()
+
+
+def both_features(evaluation: Evaluation, network: FeatureNetwork) -> tuple[Features, Features]:
+    """Features of the generated and of the real images, float64 [N, D] and [M, D].
+
+    The judge's are measured in units of the real images' spread, about their mean: a network
+    that was never trained for distances has axes of any scale, and a cubic kernel sees the
+    largest alone. A public network's features are left as they are, for figures that others
+    publish.
+    """
+    made = features_of(evaluation.generated.ordered(), network, evaluation.check_stop)
+    real = features_of(evaluation.real.ordered(), network, evaluation.check_stop)
+    if network.name != "judge":
+        return made, real
+    middle, spread = real.mean(axis=0), real.std(axis=0)
+    spread = np.where(spread > 1e-6 * max(float(spread.max()), 1e-12), spread, np.inf)
+    return (made - middle) / spread, (real - middle) / spread
 
 
 def features_of(
