@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,7 +89,7 @@ def samples(count: int, seed: int, split: str, name: str = "scene") -> list[Samp
     ]  # fmt: skip
 
 
-def toy_run(out: Path, every: Sequence[Sample], *, look: str = "paint", **keys: object) -> BuiltRun:
+def toy_run(out: Path, every: Sequence[Sample], *, look: str = "paint", **keys: Any) -> BuiltRun:
     """A committed run; `look`: paint, blurred or shifted."""
     painter = {"paint": paint, "blurred": blurred, "shifted": shifted}[look]
     return sample_run(out, every, classes=CLASSES, shard_size=50, paint=painter, **keys)

@@ -37,6 +37,7 @@ OVERLAP = 0.5
 LOOSE = 0.3  # pose errors are taken of pairs that overlap this much: at 0.5 they flatter
 DENSITIES = ((1, 5), (6, 20), (21, 100), (101, 10**9))
 PICTURES = 12
+TILE_PX = 256  # smaller images are enlarged by a whole factor
 
 
 def detect_all(images: Images, evaluation: Evaluation) -> list[Detections]:
@@ -317,7 +318,9 @@ def _pictures(
             image = evaluation.generated.read(sample)
             sure = found[k].above(threshold)
             boxes = replace(sample.layout, instances=sure.instances())
-            tiles += [draw_layout(image, sample.layout, masks=False), draw_layout(image, boxes)]
+            scale = max(1, TILE_PX // image.shape[1])
+            tiles += [draw_layout(image, layout, masks=False, scale=scale)
+                      for layout in (sample.layout, boxes)]  # fmt: skip
             titles += [f"asked: {len(asked[k])}", f"seen: {len(sure)}"]
         contact_sheet(tiles, folder / f"{title}.png", titles=titles, columns=6)
         made[f"{title}: asked beside seen"] = f"{title}.png"

@@ -16,7 +16,7 @@ __all__ = ["Other", "write_report"]
 
 # Figures, columns and tables of these names are no shares of a whole: a bar would say nothing.
 NO_BAR = ("distance", "error", "px", "spread", "+-", "low", "high", ", to ", "FD-", "KD-", "MMD-",
-          "FID", "KID", "CMMD", "mismatch", "closest")  # fmt: skip
+          "FID", "KID", "CMMD", "mismatch", "closest", "ratio", "extra")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _pictures(
     theirs: Mapping[str, str],
     other: Other | None,
 ) -> list[dict[str, Any]]:
-    found = []
+    found: list[dict[str, Any]] = []
     for title, file in pictures.items():
         data = _encoded(cells / name / file)
         if data is None:
@@ -120,7 +120,7 @@ def _share(value: Any) -> float | None:
 def _table(
     name: str, rows: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]] | None
 ) -> dict[str, Any]:
-    theirs = {**_rows(name, other), "of_other": True} if other else None
+    theirs = _rows(name, other) if other else None
     return {**_rows(name, rows), "name": name, "other": theirs}
 
 

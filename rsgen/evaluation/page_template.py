@@ -15,7 +15,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .3rem } h2 { font-size: 1.2rem; margin: 2.4r
   padding-top: .8rem; border-top: 1px solid var(--line) }
 h3 { font-size: .95rem; margin: 1.1rem 0 .3rem; font-weight: 600 }
 a { color: inherit } p { margin: .4rem 0 } .quiet, small { color: var(--quiet); font-size: .87rem }
-nav { margin: .6rem 0 1rem } nav a { margin-right: 1rem }
+nav { margin: .6rem 0 1rem; display: flex; flex-wrap: wrap; gap: .2rem 1rem }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .6rem }
 .card { background: var(--soft); padding: .55rem .75rem; border-radius: .4rem; font-size: .9rem }
 .card b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums }
@@ -25,7 +25,7 @@ nav { margin: .6rem 0 1rem } nav a { margin-right: 1rem }
 .bar.other i { background: var(--other) }
 .pair { display: flex; flex-wrap: wrap; gap: 0 2.2rem; align-items: flex-start }
 .pair > div { min-width: 0; max-width: 100% }
-.scroll { overflow-x: auto }
+.scroll { overflow-x: auto } .theirs { --bar: var(--other) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line);
   vertical-align: top } th { font-weight: 600; vertical-align: bottom; max-width: 9rem }
@@ -33,7 +33,7 @@ th:first-child, td:first-child, .words { text-align: left }
 ul { margin: .5rem 0; padding-left: 1.2rem } li { margin: .2rem 0 }
 .key::before { content: ""; display: inline-block; width: .7rem; height: .7rem;
   background: var(--bar); border-radius: .15rem; margin-right: .35rem }
-.key.other::before { background: var(--other); margin-left: 1rem }
+.key.other::before { background: var(--other) } .key + .key { margin-left: 1rem }
 svg { max-width: 100%; height: auto; font: 12px system-ui, sans-serif }
 svg text { fill: currentColor } svg .axis { stroke: var(--line) }
 svg .mark { stroke: var(--bar); fill: var(--bar) } svg .base { stroke: var(--other) }
@@ -61,7 +61,7 @@ summary { cursor: pointer; margin: .8rem 0 .3rem; font-weight: 600; font-size: .
 <div class="scroll"><table><tr><th></th>{% for c in t.columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in t.rows %}<tr><td>{{ row.name }}</td>
 {% for v in row.cells %}<td{{ ' class=words' if v.words }}>{{ v.text }}{% if v.share is not none %}
-<div class="bar{{ ' other' if t.of_other }}"><i style="width:{{ v.share }}%"></i></div>{% endif %}
+<div class="bar"><i style="width:{{ v.share }}%"></i></div>{% endif %}
 </td>{% endfor %}</tr>{% endfor %}</table></div>
 {% endmacro %}
 {% for cell in cells %}
@@ -72,9 +72,9 @@ summary { cursor: pointer; margin: .8rem 0 .3rem; font-weight: 600; font-size: .
 {{ value }} {{ name }}{{ ", " if not loop.last }}{% endfor %}.</p>{% endif %}
 {% for t in cell.tables %}
 <h3>{{ t.name }}</h3>
-{{ t.chart | safe }}
-<div class="pair"><div>{{ table(t) }}</div>
-{% if t.other %}<div>{{ t.other.chart | safe }}{{ table(t.other) }}</div>{% endif %}</div>
+<div class="pair"><div>{{ t.chart | safe }}{{ table(t) }}</div>
+{% if t.other %}<div class="theirs">{{ t.other.chart | safe }}{{ table(t.other) }}
+<p class="quiet key other">the set it is compared with</p></div>{% endif %}</div>
 {% endfor %}
 {% for picture in cell.pictures %}
 <details{{ " open" if picture.open }}><summary>{{ picture.title }}</summary>
