@@ -41,6 +41,7 @@ __all__ = [
 DENSITIES = ((1, 5), (6, 20), (21, 100), (101, 10**9))
 OVERLAP = 0.5
 PICTURES = 24
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +229,10 @@ def write_pictures(
         scores = judge.card.calibration.scores(one.found.scores)
         kept = replace(one.found, scores=scores).above(threshold)
         layout = replace(one.sample.layout, instances=kept.instances())
-        tiles += [draw_layout(image, one.sample.layout, masks=False), draw_layout(image, layout)]
+        # names would cover the objects of a crowd: colours tell its classes
+        named = max(len(one.asked), len(kept)) <= MOST_NAMED
+        asked = draw_layout(image, one.sample.layout, masks=False, labels=named)
+        tiles += [asked, draw_layout(image, layout, labels=named)]
         titles += [f"{len(one.asked)} asked: {one.sample.id}"[:40], f"{len(kept)} found"]
     return contact_sheet(tiles, path, titles=titles, columns=6)
 

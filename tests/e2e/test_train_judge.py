@@ -27,13 +27,15 @@ from rsgen.store import open_samples
 from rsgen.train_judge import train_judge
 from tests.build import config, instance, layout, sample, sample_run, water
 
-TINY = {
+TINY: dict[str, Any] = {
     "train_judge.max_steps": 4,
     "train_judge.size": 32,
     "train_judge.checkpoint_every": 2,
     "execution.batch_size": 2,
     "execution.threads": 1,
 }
+ONLY_A: dict[str, Any] = {"train_judge.judges": "reward"}
+ONLY_B: dict[str, Any] = {"train_judge.judges": "evaluation"}
 
 
 def job(out: Path, run: Path, control: Control | None = None, **keys: Any) -> Job:
@@ -61,11 +63,21 @@ def scenes(count: int = 32, of: Callable[[int], Layout] | None = None) -> list[S
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     """A hundred steps on thirty tank farms: about a dozen seconds of one core."""
     folder = tmp_path_factory.mktemp("judge")
-    keys = {"scenes.count": 40, "scenes.size": 128, "scenes.types": ["tank-farm"], "seed": 3}
+    keys: dict[str, Any] = {
+        "scenes.count": 40,
+        "scenes.size": 128,
+        "scenes.types": ["tank-farm"],
+        "seed": 3,
+    }
     run_stage(Job("scenes", config(**keys), folder / "scenes", {}))
-    more = {"train_judge.max_steps": 100, "train_judge.size": 64, "execution.batch_size": 8}
+    more: dict[str, Any] = {
+        **ONLY_A,
+        "train_judge.max_steps": 100,
+        "train_judge.size": 64,
+        "execution.batch_size": 8,
+    }
     judges = folder / "judges"
-    train_judge(job(judges, folder / "scenes", **more, **{"train_judge.judges": "reward"}))
+    train_judge(job(judges, folder / "scenes", **more))
     return load_judge(judges, "reward")
 
 
@@ -187,10 +199,10 @@ def test_the_folder_holds_what_is_promised(judges: Path) -> None:
 
 def test_the_same_seed_gives_the_same_weights(judges: Path, source: Path, tmp_path: Path) -> None:
     """And so does one judge alone; another seed does not."""
-    train_judge(job(tmp_path / "b", source, **{"train_judge.judges": "evaluation"}))
+    train_judge(job(tmp_path / "b", source, **ONLY_B))
     assert weights(tmp_path / "b", "judge_b") == weights(judges, "judge_b")
     assert not (tmp_path / "b" / "judge_a").exists()
-    other = {"train_judge.judges": "evaluation", "seed": 5}
+    other: dict[str, Any] = {**ONLY_B, "seed": 5}
     train_judge(job(tmp_path / "seed", source, **other))
     assert weights(tmp_path / "seed", "judge_b") != weights(judges, "judge_b")
 
@@ -341,7 +353,7 @@ def test_sets_of_all_kinds(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     run = sample_run(tmp_path / "run", scenes(32, of), classes=classes).path
-    train_judge(job(tmp_path / "out", run, **{"train_judge.judges": "reward"}))
+    train_judge(job(tmp_path / "out", run, **ONLY_A))
     judge = load_judge(tmp_path / "out", "reward")
     learned = json.loads((tmp_path / "out/judge_a/report.json").read_text())["learned from"]
     wanted = [h.objects * learned // 14 for h in habits]
@@ -389,7 +401,7 @@ def test_ground_is_named_where_there_is_stuff(judges: Path) -> None:
 def test_what_cannot_teach_is_refused_with_a_way_out(
     samples: list[Sample], classes: ClassTable | None, message: str, hint: str, tmp_path: Path
 ) -> None:
-    more = {} if classes is None else {"classes": classes}
+    more: dict[str, Any] = {} if classes is None else {"classes": classes}
     run = sample_run(tmp_path / "run", samples, **more).path
     with pytest.raises(RsgenError, match=message) as caught:
         train_judge(job(tmp_path / "out", run))
