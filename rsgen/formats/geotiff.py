@@ -272,8 +272,8 @@ def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance |
     if kept is None:
         return None
     box = kept.box
-    if mask is not None:
-        box = mask.box
+    if kept.mask is not None:
+        box = kept.mask.box  # its outline is written whole, also over the border
     elif kept.quad is not None:
         box = bounds(kept.quad)
     return Instance(
