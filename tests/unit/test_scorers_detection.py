@@ -320,3 +320,37 @@ def test_remask_does_as_the_real_set_was_done(tmp_path: Path) -> None:
         filtered(tmp_path / "kept", run, real=real, **{"filter.rules": rules})
     rules[0]["options"] = {"backend": "classical"}
     assert filtered(tmp_path / "kept", run, real=real, **{"filter.rules": rules}).counts
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def test_other_eyes_measure_a_layout(tmp_path: Path) -> None:
+    """`evaluate.detector`: perfect answers to what was asked, whatever the judge knows."""
+    from rsgen.evaluation.base import Evaluation, Images
+    from rsgen.evaluation.layout import LayoutCell
+    from rsgen.judge.eyes import EyesRef
+    from rsgen.judge.model import load_judge
+    from rsgen.reporting import NullReporter
+    from rsgen.settings import EvaluateConfig
+
+    line = "command: " + shlex.join([sys.executable, str(SCRIPT), "good"])
+    boxes = {f"s{k}": (6 + k, 8, 30 + k, 28) for k in range(3)}
+    samples = tuple(
+        Sample(name, Layout(SIDE, SIDE, (thing("plane", *box),))) for name, box in boxes.items()
+    )
+    images = Images("generated", samples, lambda s: image((RED, boxes[s.id]))[0])
+    others = replace(images, name="real")
+    evaluation = Evaluation(
+        images, others, others, THREE,
+        load_judge(judge_in(tmp_path, "evaluation", ("plane",)), "evaluation"),
+        EvaluateConfig(), 0, "cpu", tmp_path, NullReporter(), lambda: None,
+        EyesRef.parse(line).open(THREE, "evaluation"),
+    )  # fmt: skip
+    assert evaluation.threshold == 0.5
+    assert evaluation.visible.names == ("plane", "ship", "storage-tank")
+    (tmp_path / "cell").mkdir()
+    found = LayoutCell().compute(evaluation, tmp_path / "cell").figures
+    assert found["AP50"] == 1.0 and found["recognised in the right class"] == 1.0
+    blind = replace(evaluation, eyes=None)
+    assert blind.visible.names == ("ship", "storage-tank")
