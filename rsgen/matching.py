@@ -23,11 +23,13 @@ __all__ = [
     "asked_of",
     "coco_precision",
     "iou_matrix",
+    "iou_of_pairs",
     "match_objects",
     "oriented_precision",
 ]
 
 Floats = npt.NDArray[np.float64]
+Shapes = npt.NDArray[np.object_]
 SIZES = ("small", "medium", "large")  # COCO's: areas under 32^2, under 96^2, above
 
 
@@ -79,10 +81,16 @@ def iou_matrix(ours: Floats, theirs: Floats) -> Floats:
         return matrix
     first, second = shapely.polygons(ours), shapely.polygons(theirs)
     left, right = shapely.STRtree(second).query(first, predicate="intersects")
-    common = shapely.area(shapely.intersection(first[left], second[right]))
-    union = shapely.area(first[left]) + shapely.area(second[right]) - common
-    matrix[left, right] = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    matrix[left, right] = iou_of_pairs(first[left], second[right])
     return matrix
+
+
+def iou_of_pairs(ours: Shapes, theirs: Shapes) -> Floats:
+    """Area shared / area covered of two lists of polygons, pair by pair; 0 for no area."""
+    common = shapely.area(shapely.intersection(ours, theirs))
+    union = shapely.area(ours) + shapely.area(theirs) - common
+    shared: Floats = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
+    return shared
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rsgen.detections import Detections
 from rsgen.judge.network import SIZE_UNIT, STRIDE, Maps
+from rsgen.matching import iou_of_pairs
 
 __all__ = ["ClassHabits", "decode", "suppress"]
 
@@ -108,7 +109,7 @@ def suppress(quads: npt.NDArray[np.float64], overlap: float) -> list[int]:
     left, right = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     pair = left < right
     left, right = left[pair], right[pair]
-    shared = _iou(shapes, left, right) > overlap
+    shared = iou_of_pairs(shapes[left], shapes[right]) > overlap
     rivals: dict[int, list[int]] = {}
     for better, worse in zip(left[shared].tolist(), right[shared].tolist(), strict=True):
         rivals.setdefault(better, []).append(worse)
@@ -117,14 +118,3 @@ def suppress(quads: npt.NDArray[np.float64], overlap: float) -> list[int]:
         if alive[position]:
             alive[rivals[position]] = False
     return [int(k) for k in np.flatnonzero(alive)]
-
-
-def _iou(
-    shapes: npt.NDArray[np.object_], left: npt.NDArray[np.int64], right: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    common = shapely.area(shapely.intersection(shapes[left], shapes[right]))
-    union = shapely.area(shapes[left]) + shapely.area(shapes[right]) - common
-    share: npt.NDArray[np.float64] = np.divide(
-        common, union, out=np.zeros_like(common), where=union > 0
-    )
-    return share
