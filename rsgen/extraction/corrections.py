@@ -90,6 +90,13 @@ def correct_samples(
             f"{folder}: {fixed.format} says nothing of objects, so that all would be deleted",
             hint="give the folder of the corrected labelme or COCO files",
         )
+    empty = [s.id for s in fixed if not s.layout.instances]
+    if chosen.bare_is_empty and empty:
+        raise DataError(
+            f"{folder}: {empty[0]} has no labels, and {fixed.format} does not tell an image without "
+            "objects from one that nobody looked at",
+            hint="leave such images out, or give the corrections as labelme or COCO files",
+        )
     holds = chosen.holds
     places, failures = _placed(fixed, samples, folder)
     failures = [*(replace(f, stage=STAGE) for f in fixed.failures), *failures]

@@ -67,6 +67,7 @@ class Format:
     leaves_out: why a whole sample cannot be written ("without a position on the ground"), or
         None; an export lists such samples.
     objects: False for labels of whole images, which say nothing of the objects in them.
+    bare_is_empty: an image without a label file is read as one without objects.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Format:
     check: Callable[[Path, Mapping[str, int], int], None] | None = None
     leaves_out: Callable[[Sample], str | None] | None = None
     objects: bool = True
+    bare_is_empty: bool = False
 
     def writer(self, options: WriteOptions | None = None) -> FormatWriter:
         """A new writer.

@@ -407,6 +407,7 @@ YOLO = Format(
     lambda _: YoloWriter("yolo"),
     _detect,
     Holds(_held_box),
+    bare_is_empty=True,
 )
 YOLO_OBB = Format(
     "yolo-obb",
@@ -414,6 +415,7 @@ YOLO_OBB = Format(
     _read_obb,
     lambda _: YoloWriter("yolo-obb"),
     holds=Holds(_held_corners),
+    bare_is_empty=True,
 )
 YOLO_SEG = Format(
     "yolo-seg",
@@ -421,4 +423,5 @@ YOLO_SEG = Format(
     _read_segments,
     lambda _: YoloWriter("yolo-seg"),
     holds=Holds(_held_outline),
+    bare_is_empty=True,
 )

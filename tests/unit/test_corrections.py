@@ -397,6 +397,16 @@ def test_a_folder_without_labels_of_objects_deletes_nothing(tmp_path: Path) -> N
         correct([scene(SHIP, name="harbour/a.png")], tmp_path)
 
 
+def test_yolo_images_without_labels_delete_nothing(tmp_path: Path) -> None:
+    """Catches an image that was only copied beside the corrected ones, and lost its objects."""
+    for name in ("a", "b"):
+        build.write_png(tmp_path / f"{name}.png", np.zeros((SIZE, SIZE, 3), np.uint8))
+    (tmp_path / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "classes.txt").write_text("ship\n")
+    with pytest.raises(DataError, match=r"b.png has no labels, and yolo does not tell"):
+        correct([scene(SHIP), scene(SHIP, name="b.png")], tmp_path)
+
+
 def test_a_damaged_file_leaves_its_image_as_it_was(tmp_path: Path) -> None:
     folder = correction(tmp_path, "a.png")
     build.write_png(folder / "b.png", np.zeros((SIZE, SIZE, 3), np.uint8))
