@@ -93,8 +93,8 @@ def correct_samples(
     empty = [s.id for s in fixed if not s.layout.instances]
     if chosen.bare_is_empty and empty:
         raise DataError(
-            f"{folder}: {empty[0]} has no labels, and {fixed.format} does not tell an image without "
-            "objects from one that nobody looked at",
+            f"{folder}: {empty[0]} has no labels, and {fixed.format} does not tell an image "
+            "without objects from one that nobody looked at",
             hint="leave such images out, or give the corrections as labelme or COCO files",
         )
     holds = chosen.holds
