@@ -22,7 +22,7 @@ import numpy as np
 from rsgen.errors import UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
 from rsgen.images import replace_bytes
-from rsgen.records import ClassTable, Sample, samples_from_table
+from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 from rsgen.request import RunInfo, item_seed
 from rsgen.scorers.base import NoveltyScorer, Rule, is_novelty, is_thing, make_scorer
@@ -46,6 +46,7 @@ from rsgen.scorers.neighbours import (
 from rsgen.scorers.report import verdict_sheets
 from rsgen.scorers.rules import Thresholds, rules_of
 from rsgen.store import SampleRun, open_samples, part_path, read_part
+from rsgen.tables import samples_from_table
 
 __all__ = ["FilterStage"]
 

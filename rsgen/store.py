@@ -21,14 +21,9 @@ from rsgen.hints import check_path
 from rsgen.images import IMAGE_SUFFIXES, Pixels, read_image, replace_bytes, sha256_file
 from rsgen.legend import may_be_mask
 from rsgen.listing import walk_files
-from rsgen.records import (
-    ClassTable,
-    Failure,
-    Sample,
-    samples_from_table,
-    samples_to_table,
-)
+from rsgen.records import ClassTable, Failure, Sample
 from rsgen.request import InputRef, Plan, RunInfo, canonical_json, digest, item_seed
+from rsgen.tables import samples_from_table, samples_to_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -31,8 +31,9 @@ from rsgen.errors import RsgenError
 from rsgen.formats import Dataset, SafeNames, read_dataset
 from rsgen.formats.common import Format
 from rsgen.images import read_image
-from rsgen.records import Geo, Layout, Provenance, Sample, samples_to_table
+from rsgen.records import Geo, Layout, Provenance, Sample
 from rsgen.registry import names, resolve
+from rsgen.tables import samples_to_table
 from tests.formats_build import BAD, CLASSES, HEIGHT, WIDTH, disk_mask, plane, put_image, tank
 
 __all__ = ["SOURCES", "damaged", "valid_set"]

@@ -32,7 +32,8 @@ from rsgen.formats.files import relative, safe_relative, size_of
 from rsgen.formats.names import LabelNames
 from rsgen.geometry import Box
 from rsgen.mask import Mask
-from rsgen.records import ClassTable, Instance, Layout, Sample, sample_from_row, sample_row
+from rsgen.records import ClassTable, Instance, Layout, Sample
+from rsgen.tables import sample_from_row, sample_row
 
 __all__ = ["FORMAT", "JsonlWriter", "jsonl_files", "read_jsonl", "sample_from_json", "to_json"]
 

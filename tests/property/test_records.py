@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from rsgen.geometry import Box
 from rsgen.mask import Mask
-from rsgen.records import (
-    Geo,
-    Instance,
-    Layout,
-    Provenance,
-    Sample,
-    normal_name,
-    samples_from_table,
-    samples_to_table,
-)
+from rsgen.records import Geo, Instance, Layout, Provenance, Sample, normal_name
+from rsgen.tables import samples_from_table, samples_to_table
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

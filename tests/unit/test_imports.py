@@ -24,6 +24,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("geometry",),
     ("mask",),
     ("records",),
+    ("tables",),
     ("georaster",),
     ("images", "legend", "listing"),
     ("devices", "pictures", "registry", "settings", "workers"),
@@ -59,7 +60,17 @@ LAYERS: list[tuple[str, ...]] = [
 LEVEL = {name: k for k, names in enumerate(LAYERS) for name in names}
 
 # Modules that every command loads: they may not pull in what takes seconds.
-LIGHT = ("errors", "reporting", "settings", "config", "registry", "records", "request", "store")
+LIGHT = (
+    "errors",
+    "reporting",
+    "settings",
+    "config",
+    "registry",
+    "records",
+    "tables",
+    "request",
+    "store",
+)
 HEAVY = ("torch", "diffusers", "transformers", "albumentations", "matplotlib", "peft", "accelerate")
 
 

@@ -18,11 +18,9 @@ from rsgen.records import (
     ObjectClass,
     Provenance,
     Sample,
-    sample_schema,
-    samples_from_table,
-    samples_to_table,
     with_instances,
 )
+from rsgen.tables import sample_schema, samples_from_table, samples_to_table
 from tests.build import CLASSES, full_sample, instance, layout, sample, water
 
 
