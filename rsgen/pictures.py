@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,15 @@ from rsgen.geometry import Box, box_quad
 from rsgen.images import Pixels, encode_png, replace_bytes
 from rsgen.records import Instance, Layout
 
-__all__ = ["PageRow", "contact_sheet", "draw_layout", "label_color", "palette", "write_page"]
+__all__ = [
+    "PageRow",
+    "contact_sheet",
+    "draw_layout",
+    "label_color",
+    "palette",
+    "write_figure",
+    "write_page",
+]
 
 Color = tuple[int, int, int]
 
@@ -24,6 +33,17 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 FONT_SCALE = 0.32
 LINE_PX = 11
 TITLE_LINES = 3
+
+
+def write_figure(figure: Any, path: Path) -> Path:
+    """A matplotlib figure as a PNG; same figure, same bytes. No window system is asked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(str(path), metadata={"Software": None})
+    return path
 
 
 def palette(index: int) -> Color:

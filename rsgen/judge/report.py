@@ -24,7 +24,7 @@ from rsgen.matching import (
     match_objects,
     oriented_precision,
 )
-from rsgen.pictures import contact_sheet, draw_layout
+from rsgen.pictures import contact_sheet, draw_layout, write_figure
 from rsgen.records import ClassTable, Sample
 from rsgen.request import item_seed
 
@@ -239,7 +239,6 @@ def write_pictures(
 
 def write_reliability(bins: Sequence[dict[str, float]], path: Path, title: str) -> Path:
     """The reliability diagram as a PNG; same input, same bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.5), dpi=100)
@@ -254,8 +253,4 @@ def write_reliability(bins: Sequence[dict[str, float]], path: Path, title: str) 
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is right", title=title)
     axes.grid(alpha=0.3)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(str(path), metadata={"Software": None})
-    return path
+    return write_figure(figure, path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from rsgen.pictures import write_figure
 
 __all__ = ["smoothed", "write_loss_curve"]
 
@@ -21,7 +22,6 @@ def smoothed(values: Sequence[float], window: int) -> np.ndarray:
 
 def write_loss_curve(path: Path, history: Sequence[float], title: str) -> Path:
     """A PNG of the loss of every step and its trailing mean; same input, same bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=100)
@@ -37,8 +37,4 @@ def write_loss_curve(path: Path, history: Sequence[float], title: str) -> Path:
         axes.set_yscale("log")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(str(path), metadata={"Software": None})
-    return path
+    return write_figure(figure, path)
