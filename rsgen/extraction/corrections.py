@@ -133,11 +133,13 @@ def _refuse_bad_labels(fixed: Dataset, folder: Path) -> None:
         bad = [f for f in fixed.failures if f.error not in of_images] or fixed.failures
     if bad:
         more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        new = "; a class that is new: one name a line in new.txt, and add --classes new.txt"
         raise DataError(
             f"{folder}: {len(bad)} corrections cannot be used:\n  "
             + "\n  ".join(f.message for f in bad[:NAMED])
             + more,
-            hint="mend them and run the same line again; nothing was changed",
+            hint="mend them and run the same line again; nothing was changed"
+            + (new if any(f.error == "UnknownClass" for f in bad) else ""),
         )
 
 

@@ -190,7 +190,8 @@ def _open_inputs(
     opened: list[_Source] = []
     for path in datasets:
         if run_folder(path) is not None:
-            opened.append(_run_source(path, str(path) in partial, settings))
+            more = table if paths["corrections"] else None
+            opened.append(_run_source(path, str(path) in partial, settings, more))
             continue
         found = read_dataset(
             path,
@@ -216,9 +217,17 @@ def _open_inputs(
     return opened
 
 
-def _run_source(path: Path, partial: bool, settings: ExtractMasksConfig) -> _Source:
-    """The samples of an earlier run, with classes renamed and gsd set as asked for."""
-    given = {"--format": settings.format != "auto", "--classes": settings.classes is not None}
+def _run_source(
+    path: Path, partial: bool, settings: ExtractMasksConfig, more: ClassTable | None
+) -> _Source:
+    """The samples of an earlier run, with classes renamed and gsd set as asked for.
+
+    `more` are classes that its corrections may name beside those of the run.
+    """
+    given = {
+        "--format": settings.format != "auto",
+        "--classes": settings.classes is not None and more is None,
+    }
     wrong = " and ".join(name for name, is_given in given.items() if is_given)
     if wrong:
         raise UsageError(
@@ -227,6 +236,7 @@ def _run_source(path: Path, partial: bool, settings: ExtractMasksConfig) -> _Sou
         )
     run = open_samples(path, allow_partial=partial)
     classes, names = _renamed(run.classes, settings.class_map)
+    classes = classes if more is None else united((classes, more))
     seen = ClassMap({**settings.class_map, **names})
     for entry in run.classes.classes:
         for name in (entry.name, *entry.aliases):

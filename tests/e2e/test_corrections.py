@@ -149,3 +149,31 @@ def test_what_fits_no_image_is_refused_by_name(tmp_path: Path, cli_here: Cli, ma
     assert "none of 1 corrected images" in done.err
     assert "gone.png" in done.err
     assert not (tmp_path / "masks-2" / "manifest.json").exists()
+
+
+def test_a_new_class_is_added_by_the_line_that_the_error_names(
+    tmp_path: Path, cli_here: Cli, masks: Path
+) -> None:
+    """Catches --classes refused beside a sample run, when the error has just asked for it."""
+    sample = busiest(masks)
+    layout = sample.layout
+    old = next(i for i in layout.instances if i.box is not None and i.mask is not None)
+    assert old.mask is not None
+    folder = tmp_path / "fixed"
+    folder.mkdir()
+    points = [list(map(float, p)) for p in old.mask.polygons()[0]]
+    shape = {"label": "kiosk", "points": points, "shape_type": "polygon", "group_id": None}
+    document = {"shapes": [shape], "imagePath": f"{sample.id}.png",
+                "imageHeight": layout.height, "imageWidth": layout.width}  # fmt: skip
+    (folder / "one.json").write_text(json.dumps(document))
+    line = ("extract-masks", masks, "--corrections", folder, "--out", "masks-2")
+    refused = cli_here(*line)
+    assert refused.code == 3 and "--classes new.txt" in refused.err, refused
+    (tmp_path / "new.txt").write_text("kiosk\n")
+    done = cli_here(*line, "--classes", tmp_path / "new.txt")
+    assert done.code == 0, done
+    before, after = open_samples(masks).classes.names, open_samples(tmp_path / "masks-2").classes
+    assert after.names == (*before, "kiosk"), "old classes keep their place"
+    assert "kiosk" in {i.label for i in by_id(tmp_path / "masks-2")[sample.id].layout.instances}
+    alone = cli_here("extract-masks", masks, "--classes", tmp_path / "new.txt", "--out", "other")
+    assert alone.code == 2 and "leave --classes out" in alone.err
