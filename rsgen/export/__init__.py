@@ -34,7 +34,7 @@ from rsgen.export.selection import (
     select,
     split_names,
 )
-from rsgen.export.verify import Expected, check_format, why_left_out
+from rsgen.export.verify import Expected, check_format, refuse_empty, why_left_out
 from rsgen.formats import Format, FormatWriter, SafeNames, WriteOptions, WriteReport
 from rsgen.formats.holding import SAMPLE_WORDS, losses
 from rsgen.images import replace_bytes
@@ -113,7 +113,10 @@ def _plan(job: Job, runs: list[SampleRun], classes: ClassTable) -> _Plan:
     settings = job.config.export
     selection = select(runs, settings, job.config.seed)
     donors = _donors(runs, selection.items) if settings.image_format == "match-real" else []
-    return _Plan(runs, classes, selection, settings, donors, split_names(selection.items))
+    plan = _Plan(runs, classes, selection, settings, donors, split_names(selection.items))
+    written = (as_written(sample, item, classes, settings)[0] for item, sample in _samples(plan))
+    refuse_empty(settings.format, written)  # before OUT is taken by this request
+    return plan
 
 
 def _donors(runs: Sequence[SampleRun], items: Sequence[Item]) -> list[Codec]:
@@ -163,7 +166,6 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
             run.check_stop()
     finally:
         reports = writer.close()  # also after a stop: writers hold open files
-    _refuse_empty(writer, total)
     objects = _verify(run, plan, staging, writer)
     report = _report(plan, writer, reports, objects)
     text = json.dumps(report, indent=1, sort_keys=True) + "\n"
@@ -185,16 +187,6 @@ def _publish(run: ProgramRun, plan: _Plan, dataset: Path) -> None:
             hint="move it away, or use another --out",
         )
     staging.rename(dataset)
-
-
-def _refuse_empty(writer: _Writer, total: int) -> None:
-    """Raise DataError where a format could hold not one sample."""
-    for name, reasons in writer.left_out.items():
-        if sum(map(len, reasons.values())) == total:
-            raise DataError(
-                f"{name}: all {total} images are {' or '.join(reasons)}",
-                hint="leave the format out, or export samples that it can hold",
-            )
 
 
 def _samples(plan: _Plan) -> Iterator[tuple[Item, Sample]]:

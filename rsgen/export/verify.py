@@ -12,7 +12,7 @@ from rsgen.formats.holding import as_held, difference
 from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 
-__all__ = ["Expected", "check_format", "why_left_out"]
+__all__ = ["Expected", "check_format", "refuse_empty", "why_left_out"]
 
 Expected = tuple[str, str, Sample]  # file name of the image, split, the sample as written
 
@@ -20,6 +20,30 @@ Expected = tuple[str, str, Sample]  # file name of the image, split, the sample 
 def why_left_out(chosen: Format, sample: Sample) -> str | None:
     """Why a format cannot hold a sample at all; None where it can."""
     return None if chosen.leaves_out is None else chosen.leaves_out(sample)
+
+
+def refuse_empty(formats: Iterable[str], samples: Iterable[Sample]) -> None:
+    """Look at samples until each format has one that it can hold.
+
+    Raises:
+        DataError: a format can hold not one of them.
+    """
+    chosen: list[Format] = [resolve("formats", name) for name in formats]
+    reasons: dict[str, dict[str, None]] = {f.name: {} for f in chosen if f.leaves_out is not None}
+    open_formats = [f for f in chosen if f.leaves_out is not None]
+    count = 0
+    for sample in samples if open_formats else ():
+        count += 1
+        open_formats = [f for f in open_formats if why_left_out(f, sample) is not None]
+        if not open_formats:
+            return
+        for entry in open_formats:
+            reasons[entry.name][str(why_left_out(entry, sample))] = None
+    for entry in open_formats:
+        raise DataError(
+            f"{entry.name}: all {count} images are {' or '.join(reasons[entry.name])}",
+            hint="leave the format out, or export samples that it can hold",
+        )
 
 
 def check_format(

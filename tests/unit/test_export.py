@@ -463,6 +463,15 @@ def test_killed_between_rename_and_commit(tmp_path: Path) -> None:
     assert run_export(tmp_path / "set", [run]).status == "no-op"
 
 
+def test_a_format_that_can_hold_nothing_is_refused_before_out_is_taken(tmp_path: Path) -> None:
+    """Catches an OUT that only the refused line could ever use again."""
+    run = build(tmp_path / "run", real(2))
+    with pytest.raises(DataError, match="geotiff: all 2 images are without a position"):
+        run_export(tmp_path / "set", [run], **{"export.format": ["coco", "geotiff"]})
+    assert not (tmp_path / "set").exists()
+    assert run_export(tmp_path / "set", [run], **{"export.format": ["coco"]}).exit_code == 0
+
+
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     run = build(tmp_path / "run", real(2))
     job = Job("export", config(), tmp_path / "set", {"run": [run]}, control=StopAfter(0))
