@@ -37,6 +37,7 @@ from rsgen.formats.pairs import (
     text_votes,
 )
 from rsgen.geometry import bounds, box_quad, heading_of, quad_from_tuple
+from rsgen.hints import counted
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
 __all__ = ["ANNFILES", "FORMAT", "DotaWriter", "parse_line", "read_dota", "safe_class_name"]
@@ -234,6 +235,7 @@ class DotaWriter:
         self._folders: tuple[str, ...] = ()
         self._images = self._labels = 0
         self._skipped: dict[str, int] = {}
+        self._turned = self._frontless = 0
         self._names: dict[str, str | None] = {}
 
     def open(self, out_dir: Path, classes: ClassTable, splits: Sequence[str]) -> None:
@@ -264,6 +266,11 @@ class DotaWriter:
                 reason = "stuff class" if name is None else "outside the image"
                 self._skipped[reason] = self._skipped.get(reason, 0) + 1
                 continue
+            self._turned += instance.quad is not None and not axis_aligned(instance.quad)
+            front = (
+                instance.heading_rad is not None or self._classes.resolve(instance.label).symmetric
+            )
+            self._frontless += not front
             corners = " ".join(_text(c) for point in quad for c in point)
             lines.append(f"{corners} {name} {int(instance.difficult)}")
             self._labels += 1
@@ -279,7 +286,13 @@ class DotaWriter:
         return [f"imagesource:{source}", f"gsd:{'null' if gsd_m is None else repr(gsd_m)}"]
 
     def close(self) -> WriteReport:
-        return WriteReport(self._folders, self._images, self._labels, dict(self._skipped))
+        skipped, notes = dict(self._skipped), tuple[str, ...]()
+        if self._turned and self._frontless:  # upright boxes alone are read without headings
+            notes = (
+                f"{counted(self._frontless, 'object')} without a known front: DOTA cannot say so, "
+                "and readers take the first edge for it",
+            )
+        return WriteReport(self._folders, self._images, self._labels, skipped, notes)
 
     def abort(self) -> None:
         """Nothing is open between samples."""
