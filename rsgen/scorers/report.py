@@ -32,7 +32,8 @@ def verdict_sheets(run: FinishedRun) -> dict[str, Path]:
         except DataError:
             continue  # it is among the failures, with its reason
         tiles[page].append(draw_layout(image, _failing(sample), labels=False))
-        titles[page].append(sample.id if page == "kept" else sample.reasons[0])
+        reason = "" if page == "kept" else f" {sample.reasons[0]}"
+        titles[page].append(f"{sample.id}{reason}")
     return {
         f"contact sheet {page}": contact_sheet(
             tiles[page], run.path / f"{page}.png", titles=titles[page]

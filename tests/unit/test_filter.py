@@ -100,6 +100,22 @@ def test_planted_faults_are_dropped_with_their_reason(tmp_path: Path) -> None:
     assert Path(summary.artifacts["contact sheet kept"]).is_file()
 
 
+def test_both_sheets_name_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a dropped image that nobody can ask `why` about: its sheet told only reasons."""
+    told: dict[str, list[str]] = {}
+
+    def sheet(_: object, path: Path, titles: list[str]) -> Path:
+        told[path.name] = titles
+        return path
+
+    monkeypatch.setattr("rsgen.scorers.report.contact_sheet", sheet)
+    pictures = [*good(2), np.full((SIDE, SIDE, 3), 80, np.uint8)]
+    run_filter(tmp_path / "kept", build(tmp_path / "run", pictures))
+    assert told["kept.png"] == ["s0", "s1"]
+    (title,) = told["dropped.png"]
+    assert title.startswith("s2 integrity 0")
+
+
 def test_the_pixels_of_the_input_stay_where_they_are(tmp_path: Path) -> None:
     run = build(tmp_path / "run", good(3))
     before = data_of(run)
