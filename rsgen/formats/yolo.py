@@ -6,6 +6,7 @@ divided by the image's width and height. Names come from data.yaml or classes.tx
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,8 @@ __all__ = [
 
 Kind = Literal["yolo", "yolo-obb", "yolo-seg"]
 NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "names.txt")
+NUMBERS = {"yolo": 4, "yolo-obb": 8}  # of an object, after its class
+MOSTLY = 0.9
 REACH = 2.0  # normalised coordinates far outside [0, 1] are pixels or damage
 
 
@@ -196,11 +199,16 @@ def _parse_file(path: Path) -> _File:
     return parsed
 
 
-def _kind_of(lengths: set[int]) -> Kind:
-    """What the label lines hold, by their numbers a line."""
-    if lengths <= {4}:
+def _kind_of(lengths: Counter[int]) -> Kind:
+    """What the label lines hold, by their numbers a line; the odd lines are damage.
+
+    More boxes than anything else are boxes. Outlines may well have four points, so that eight
+    numbers are oriented boxes only where nearly every line has them.
+    """
+    lines = lengths.total()
+    if lengths[4] * 2 > lines or not lines:
         return "yolo"
-    return "yolo-obb" if lengths == {8} else "yolo-seg"
+    return "yolo-obb" if lengths[8] >= MOSTLY * lines else "yolo-seg"
 
 
 def read_yolo(request: ReadRequest, kind: Kind | None = None) -> Dataset:
@@ -227,7 +235,7 @@ def read_yolo(request: ReadRequest, kind: Kind | None = None) -> Dataset:
         except Problem as problem:
             tally.image_failed(pairs.item(pair), problem)
     lines = [line for _, file in parsed for line in file.lines]
-    found = kind or _kind_of({len(line.values) for line in lines})
+    found = kind or _kind_of(Counter(len(line.values) for line in lines))
     names_of = _declare(known, lines, request, names, tally)
     if bare:
         tally.notes.append(f"yolo: {bare} images without a label file were read as empty")
@@ -315,6 +323,13 @@ def _instance(
             "UnknownClass", f"class index {line.index}; known: {known}", "add it to the names file"
         )
     label = names.resolve(task.names_of[line.index])
+    wanted = NUMBERS.get(task.kind)
+    if wanted is not None and len(line.values) != wanted:
+        raise Problem(
+            "FieldCount",
+            f"{len(line.values)} numbers after the class, {wanted} are an object of {task.kind}",
+            "write one object a line; of boxes and outlines mixed, give --format yolo-seg",
+        )
     if len(line.values) == 4:
         cx, cy, w, h = line.values
         x, y = (cx - w / 2) * width, (cy - h / 2) * height
@@ -327,10 +342,6 @@ def _instance(
         if mask is None:
             raise no_pixel()
         return Instance(label, box, mask=mask, truncated=cut, origin="polygon")
-    if len(points) != 4:
-        raise Problem(
-            "FieldCount", f"{2 * len(points)} of 8 numbers", "write the four corners of the box"
-        )
     quad, box, cut = check_quad(points.ravel().tolist(), width, height)
     faces = request.heading is True and not names.is_symmetric(label)
     return Instance(

@@ -86,6 +86,27 @@ def test_the_kind_is_told_by_the_numbers_a_line(tmp_path: Path, kind: str, text:
     assert any("classes.txt" in note for note in dataset.notes), "it must say what it found"
 
 
+BOX = "0 0.5 0.5 0.25 0.5\n"
+MERGED = "0 0.5 0.5 0.25 0.50 0.5 0.5 0.25 0.5\n"  # two boxes whose line end is lost
+ODD_LINES = [
+    pytest.param("yolo", BOX * 2 + MERGED, 2, 3, id="two boxes on a line"),
+    pytest.param("yolo-obb", OBB * 12 + BOX, 12, 13, id="half an oriented box"),
+    pytest.param("yolo-obb", OBB * 12 + OBB.rstrip() + OBB[1:], 12, 13, id="two oriented boxes"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "objects", "line"), ODD_LINES)
+def test_an_odd_line_does_not_decide_what_the_set_is(
+    tmp_path: Path, kind: str, text: str, objects: int, line: int
+) -> None:
+    """Catches one bad line that turns every box of a set into an outline."""
+    dataset = read_dataset(_set(tmp_path, text, {"classes.txt": "plane\n"}))
+    assert dataset.format == kind and len(dataset.records[0].layout.instances) == objects
+    (failure,) = dataset.failures
+    assert failure.error == "FieldCount" and f"labels/a.txt:{line}" in failure.message
+    assert "yolo-seg" in failure.message
+
+
 def test_a_heading_is_taken_only_when_asked_for(tmp_path: Path) -> None:
     folder = _set(tmp_path, OBB, {"classes.txt": "plane\n"})
     assert read_dataset(folder).records[0].layout.instances[0].heading_rad is None
