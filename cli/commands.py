@@ -253,7 +253,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
             ),
         ],
         [
-            O("--format", "extract_masks.format", group="formats"),
+            O("--format", "extract_masks.format", group="formats", use="read"),
             O("--backend", "extract_masks.backend", group="mask_backends"),
             O("--model", "extract_masks.model"),
             O("--classes", "extract_masks.classes"),
@@ -354,13 +354,13 @@ COMMANDS: tuple[CommandSpec, ...] = (
     ),
     _spec(
         "export",
-        "Write kept samples as COCO, DOTA, YOLO-OBB, YOLO or JSON lines; read back and verified.",
+        "Write kept samples as data sets for detectors, in any of the formats; each is verified.",
         [
             (_positional("run", list[Path], "Sample runs; filtered ones give kept samples"), "run"),
             (_option("with_real", Path, "--with-real", "Add real samples from this run"), "real"),
         ],
         [
-            O("--format", "export.format", shape="list"),
+            O("--format", "export.format", shape="list", group="formats", use="written"),
             O("--split", "export.split"),
             O("--ratio", "export.ratio"),
             O("--image-format", "export.image_format"),

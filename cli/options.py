@@ -28,6 +28,7 @@ class ConfigOption:
     kind: Any = str
     shape: Literal["one", "list", "pairs"] = "one"  # a,b,c -> list; a=1 (repeated) -> mapping
     group: str | None = None  # registry group whose names are values; help lists them
+    use: Literal["read", "written"] | None = None  # of formats: which of them
 
     @property
     def name(self) -> str:
@@ -41,7 +42,7 @@ class ConfigOption:
         default = field.default
         hidden = default is None or default == () or field.default_factory is not None
         shown = "" if hidden else f" [default: {_show(default)}]"
-        known = f"; known: {', '.join(names(self.group))}" if self.group else ""
+        known = f"; known: {', '.join(names(self.group, self.use))}" if self.group else ""
         text = f"{field.description or ''}{known}{shown} ({self.key})"
         kind: Any = list[str] if self.shape == "pairs" else self.kind
         annotation: Any = Annotated[

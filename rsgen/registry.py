@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal
 
 from rsgen.errors import SetupError, UsageError
 
-__all__ = ["names", "resolve"]
+__all__ = ["Use", "names", "resolve"]
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "stages": {
@@ -81,6 +81,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 
+# Of formats, so that help can tell without loading them.
+ONE_WAY: dict[str, frozenset[str]] = {
+    "read": frozenset({"hrsc2016", "rolabelimg"}),
+    "written": frozenset({"webdataset"}),
+}
+Use = Literal["read", "written"]
+
 EXTRAS: dict[str, str] = {"pyogrio": "vector", "ray": "ray"}
 
 
@@ -88,13 +95,16 @@ def _third_party(group: str) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"rsgen.{group}")}
 
 
-def names(group: str) -> list[str]:
-    """Every name of a group, sorted."""
-    return sorted({*BUILT_IN[group], *_third_party(group)})
+def names(group: str, use: Use | None = None) -> list[str]:
+    """Every name of a group, sorted; with `use` only formats that can be read, or written."""
+    found = {*BUILT_IN[group], *_third_party(group)}
+    if use is not None:
+        found -= ONE_WAY["written" if use == "read" else "read"]
+    return sorted(found)
 
 
-def resolve(group: str, name: str) -> Any:
-    """The object that a name stands for.
+def resolve(group: str, name: str, use: Use | None = None) -> Any:
+    """The object that a name stands for; `use` is for what a message lists as known.
 
     Raises:
         UsageError: the name is unknown (with the nearest known one).
@@ -103,7 +113,7 @@ def resolve(group: str, name: str) -> Any:
     ours = BUILT_IN[group].get(name)
     target = ours or _third_party(group).get(name)
     if target is None:
-        known = names(group)
+        known = names(group, use)
         near = difflib.get_close_matches(name, known, n=1)
         raise UsageError(
             f"unknown name {name!r} in {group}; known: {', '.join(known)}",

@@ -282,7 +282,7 @@ class _Writer:
 
 
 def _format_writer(name: str, settings: ExportConfig) -> FormatWriter:
-    chosen: Format = resolve("formats", name)
+    chosen: Format = resolve("formats", name, "written")
     return chosen.writer(
         WriteOptions(
             category_ids=settings.category_ids, samples_per_shard=settings.samples_per_shard

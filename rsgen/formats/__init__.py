@@ -110,7 +110,7 @@ def read_dataset(
     if format == "auto":
         found = detect(request.path, request.labels)
         format = found.format
-    chosen: Format = resolve("formats", format)
+    chosen: Format = resolve("formats", format, "read")
     if chosen.read is None:
         raise UsageError(
             f"{format} is written, not read", hint=f"formats to read: {', '.join(readable())}"

@@ -12,6 +12,7 @@ from rsgen.formats.dataset import Dataset, ReadRequest
 from rsgen.formats.source import Found, Source
 from rsgen.formats.writing import FormatWriter, WriteOptions
 from rsgen.records import ClassTable, Instance, Layout, Sample
+from rsgen.registry import names
 
 __all__ = ["SAMPLE_FIELDS", "Format", "FormatReader", "Holds", "things_only"]
 
@@ -89,5 +90,6 @@ class Format:
             UsageError: the format is read only.
         """
         if self.make_writer is None:
-            raise UsageError(f"{self.name} is read, not written", hint="choose another --format")
+            known = ", ".join(names("formats", "written"))
+            raise UsageError(f"{self.name} is read, not written", hint=f"formats to write: {known}")
         return self.make_writer(options or WriteOptions())

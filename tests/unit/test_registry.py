@@ -10,7 +10,7 @@ import pytest
 
 from rsgen import registry
 from rsgen.errors import SetupError, UsageError
-from rsgen.registry import BUILT_IN, names, resolve
+from rsgen.registry import BUILT_IN, Use, names, resolve
 
 ENTRIES = [(group, name) for group, rows in BUILT_IN.items() for name in rows]
 
@@ -29,6 +29,18 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         resolve("formats", "zzzzzz")
     assert caught.value.hint is None
+
+
+def test_formats_of_one_way_are_known_without_loading_them() -> None:
+    """Catches a format that help offers for reading, or for writing, and that cannot be."""
+    entries = {name: resolve("formats", name) for name in BUILT_IN["formats"]}
+    assert names("formats", "read") == sorted(k for k, f in entries.items() if f.read)
+    assert names("formats", "written") == sorted(k for k, f in entries.items() if f.make_writer)
+    ways: tuple[tuple[Use, str], ...] = (("read", "webdataset"), ("written", "hrsc2016"))
+    for use, other in ways:
+        with pytest.raises(UsageError, match="known: coco") as caught:
+            resolve("formats", "zzz", use)
+        assert other not in caught.value.message
 
 
 def third_party(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
