@@ -60,7 +60,11 @@ def status_text(status: Status) -> str:
         if run.detail:
             text += f"  {run.name}: {run.detail}\n"
     for name, count in status.turns.items():
-        text += f"  series {name}: {counted(count, 'complete turn')}, the latest above\n"
+        last = "the latest above"
+        if name in status.unfinished:
+            state = "at work" if status.is_going else "not complete: run the same line again"
+            last = f"the one above is {state}"
+        text += f"  series {name}: {counted(count, 'complete turn')}, {last}\n"
     if status.older:
         size = size_of(status.older_bytes)
         folders = counted(status.older, "stage folder")

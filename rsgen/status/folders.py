@@ -79,7 +79,10 @@ def _pipeline(work: Path, record: Mapping[str, Any]) -> Status:
         older += more
     size = sum(disk_use(folder)[0] for folder in older)
     shown = tuple(_outdated(work, runs))
-    return Status(str(work), "pipeline", shown, is_held(work), len(older), size, dict(turns))
+    unfinished = tuple(n for n, (_, path, _) in sorted(latest.items()) if not is_committed(path))
+    return Status(
+        str(work), "pipeline", shown, is_held(work), len(older), size, dict(turns), unfinished
+    )
 
 
 def _stages(work: Path, record: Mapping[str, Any]) -> tuple[list[RunStatus], list[Path]]:

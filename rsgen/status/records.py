@@ -74,7 +74,8 @@ class Status:
     """A run, a pipeline's work folder, or a folder of runs.
 
     `older`: stage folders that later ones replaced. `is_going`: a live process is at work.
-    `turns`: complete turns by series; the stages of the latest one are among the runs.
+    `turns`: complete turns by series; the stages of the latest turn are among the runs, and
+    `unfinished` are the series where that one is not complete.
     """
 
     path: str
@@ -84,6 +85,7 @@ class Status:
     older: int = 0
     older_bytes: int = 0
     turns: Mapping[str, int] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -95,4 +97,5 @@ class Status:
             "older_folders": self.older,
             "older_bytes": self.older_bytes,
             "turns": dict(self.turns),
+            "unfinished_turns": list(self.unfinished),
         }

@@ -15,6 +15,11 @@ from rsgen.store import is_committed, part_counts, part_path
 
 __all__ = ["run_status"]
 
+SILENT = (
+    "ended without a word (killed, or at work on another machine); if killed, run the same line "
+    "again: it goes on"
+)
+
 
 def run_status(out: Path) -> RunStatus:
     """The state of a run folder; a record that cannot be read is a state too."""
@@ -131,4 +136,4 @@ def _ended(out: Path, found: RunStatus) -> RunStatus:
             detail = str(said.get("message") or said["error"]).splitlines()[0]
             state = "stopped" if said.get("status") == "stopped" else "failed"
             return replace(found, state=state, detail=detail, exit_code=said.get("exit_code"))
-    return replace(found, detail="ended without a word (killed, or on another machine)")
+    return replace(found, detail=SILENT)

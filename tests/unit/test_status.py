@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rsgen_cli.tables import status_text
 
 from rsgen.errors import DataError
 from rsgen.reporting import EventLog
@@ -61,7 +62,7 @@ FAILED = {"status": "failed", "exit_code": 3, "error": "DataError", "message": "
 @pytest.mark.parametrize(
     ("summary", "lock", "state", "detail"),
     [
-        pytest.param(None, False, "stopped", "without a word", id="killed"),
+        pytest.param(None, False, "stopped", "same line again", id="killed"),
         pytest.param(None, True, "running", "", id="at work"),
         pytest.param(STOPPED, False, "stopped", "SIGTERM", id="on request"),
         pytest.param(FAILED, False, "failed", "x.png: bad", id="failed"),
@@ -196,6 +197,33 @@ def test_the_latest_turn_of_a_series_is_shown(tmp_path: Path) -> None:
         ("night-0002/set", "waiting"),
     ]
     assert found.turns == {"night": 1} and found.older == 0
+
+
+@pytest.mark.parametrize(
+    ("done", "going", "words"),
+    [
+        pytest.param(True, False, "2 complete turns, the latest above", id="complete"),
+        pytest.param(False, False, "1 complete turn, the one above is not complete", id="killed"),
+        pytest.param(False, True, "1 complete turn, the one above is at work", id="at work"),
+    ],
+)
+def test_a_turn_that_is_not_complete_is_said(
+    done: bool, going: bool, words: str, tmp_path: Path
+) -> None:
+    """Catches a killed night that is called the latest complete one."""
+    work = work_folder(tmp_path / "work", {}, order=[])
+    for number in (1, 2):
+        series = {"name": "night", "number": number, "seed": 1}
+        turn = work_folder(work / f"night-000{number}", {}, order=["images"], series=series)
+        if number == 1 or done:
+            (turn / "manifest.json").write_text('{"exit_code": 0}')
+    if going:
+        with held(work):
+            found = look(work)
+    else:
+        found = look(work)
+    assert words in status_text(found)
+    assert found.to_json()["unfinished_turns"] == ([] if done else ["night"])
 
 
 def test_a_folder_of_runs(tmp_path: Path) -> None:
