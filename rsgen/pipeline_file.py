@@ -143,11 +143,30 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
         raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
     for asked in (job.first, job.last):
         if asked is not None and asked not in entries:
-            raise UsageError(f"no stage {asked!r}; stages: {', '.join(entries)}")
+            near = near_name(asked, entries)
+            raise UsageError(
+                f"no stage {asked!r}; stages: {', '.join(entries)}",
+                hint=f"did you mean {near}?" if near else "name one of them",
+            )
+    _refuse_stage_keys(job, entries)
     order = list(entries)
     if job.first and job.last and order.index(job.first) > order.index(job.last):
         raise UsageError(f"--from {job.first} comes after --until {job.last}")
     return Pipeline(entries, (data, *read_layers(job.layers)))
+
+
+def _refuse_stage_keys(job: PipelineJob, entries: Mapping[str, StageEntry]) -> None:
+    """`-s` takes keys of the settings: a stage's name in its place is told the section."""
+    for key, value in job.settings:
+        name, _, leaf = key.partition(".")
+        if name not in entries or name in Config.model_fields:
+            continue
+        section = section_name(entries[name].command)
+        raise UsageError(
+            f"-s {key}: {name} is a stage, and -s takes sections of the settings",
+            hint=f"-s {section}.{leaf or 'KEY'}={value} (for every {entries[name].command} stage "
+            f"of the run), or stages.{name}.config in the file (for this one)",
+        )
 
 
 def input_items(entry: StageEntry) -> list[tuple[str, str]]:

@@ -140,6 +140,27 @@ def test_wrong_from_and_until(more: dict[str, str], message: str, tmp_path: Path
         run(write(tmp_path / "p.yaml", stages=stages()), tmp_path / "work", **more)
 
 
+@pytest.mark.usefixtures("probes")
+@pytest.mark.parametrize(
+    ("more", "hint"),
+    [
+        ({"first": "secnd"}, "did you mean second?"),
+        ({"first": "zzzz"}, "name one of them"),
+        ({"settings": (("images.count", 13),)}, "-s generate.count=13"),
+        ({"settings": (("images", 13),)}, "-s generate.KEY=13"),
+    ],
+    ids=["near", "far", "a stage's key", "a stage alone"],
+)
+def test_a_stage_s_name_in_the_wrong_place_is_told_the_right_one(
+    more: dict[str, Any], hint: str, tmp_path: Path
+) -> None:
+    """Catches a list of all sections as the answer to `-s images.count=13`."""
+    tree = {**stages(), "images": {"command": "generate"}}
+    with pytest.raises(UsageError) as caught:
+        run(write(tmp_path / "p.yaml", stages=tree), tmp_path / "work", **more)
+    assert hint in str(caught.value.hint)
+
+
 def test_work_is_needed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--work"):
         run_pipeline(PipelineJob(write(tmp_path / "p.yaml", stages=stages()), None))
