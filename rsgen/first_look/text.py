@@ -44,9 +44,9 @@ def _objects(found: Findings) -> str:
     kinds = {
         "masks": f"{found.with_shape} with a shape of their own",
         "oriented": f"{found.turned} in turned boxes, {found.with_front} with a known front",
-        "boxes": "in upright boxes",
+        "boxes": "all in upright boxes",
     }
-    return f"{found.objects} {kinds[found.label_kind]}"
+    return f"{found.objects}: {kinds[found.label_kind]}"
 
 
 def _classes(found: Findings) -> list[str]:

@@ -171,6 +171,22 @@ def test_warnings(changed: dict[str, Any], said: str) -> None:
     assert advise(PLAIN).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("oriented", "83: 79 in turned boxes, 0 with"),
+        ("masks", "83: 12 with a shape"),
+        ("boxes", "83: all in upright boxes"),
+    ],
+)
+def test_the_count_of_objects_is_one_number(kind: str, said: str) -> None:
+    """Catches 'objects  83 79 in turned boxes', which reads as one number."""
+    found = dataclasses.replace(
+        PLAIN, objects=83, turned=79, with_front=0, with_shape=12, label_kind=kind
+    )
+    assert any(f"objects  {said}" in line for _, line in describe(found, advise(found)))
+
+
 def test_classes_without_objects_take_one_line() -> None:
     """Catches 60 lines of nothing for a table of 66 classes."""
     more = [ClassFound(f"c{k}", "thing", False, None, 0, 0, 0, None) for k in range(40)]
