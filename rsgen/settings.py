@@ -319,7 +319,8 @@ class EvaluateConfig(Section):
         METRICS, description="what to measure (downstream is asked for by name: it trains)"
     )
     features: str = Field(
-        "judge", description="feature network of distances: judge, or a CLIP or Inception model"
+        "judge",
+        description="feature network of distances: judge, or a vision model such as CLIP",
     )
     detector: str = Field(
         "judge",
