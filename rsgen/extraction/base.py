@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -60,13 +60,17 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 def resolve_contested(
-    instances: Sequence[Instance], made: Sequence[bool], labels: ClassTable
+    instances: Sequence[Instance],
+    made: Sequence[bool],
+    labels: ClassTable,
+    tidy: Callable[[int, Mask], Mask] | None = None,
 ) -> list[Instance]:
     """Gives each contested pixel to the instance with the tighter box or quad.
 
     Only masks that were `made` here lose pixels: a mask that came with the label is kept as
     it is and wins against made ones. Stuff takes no part. A mask that loses everything is
-    dropped with the reason `covered`.
+    dropped with the reason `covered`. `tidy` (number, what is left) -> what the instance keeps
+    of that: what it gives up others may have.
     """
     order = sorted(
         (k for k, i in enumerate(instances) if i.mask is not None and not labels.is_stuff(i.label)),
@@ -87,7 +91,7 @@ def resolve_contested(
                 result[k] = replace(
                     instances[k], mask=None, reasons=(*instances[k].reasons, "covered")
                 )
-            elif left != mask:
-                result[k] = replace(instances[k], mask=left)
+            elif tidy is not None or left != mask:
+                result[k] = replace(instances[k], mask=tidy(k, left) if tidy else left)
         settled.append(k)
     return result

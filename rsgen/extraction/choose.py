@@ -23,7 +23,7 @@ from rsgen.extraction.patch import Frame
 from rsgen.geometry import Array, bounds, fill_polygon
 from rsgen.mask import Mask
 
-__all__ = ["Choice", "View", "choose", "placed"]
+__all__ = ["MIN_FILL", "Choice", "View", "choose", "cleaned", "label_axes", "placed", "spanned"]
 
 Grid = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -108,7 +108,7 @@ def choose(logits: Grid, predicted: Grid, frame: Frame, view: View) -> Choice:
     outline = fill_polygon([frame.outline - (x0, y0)], y1 - y0, x1 - x0)
     if not outline.any():
         return Choice(None, 0.0, "the label holds no pixel's centre")
-    axes = _label_axes(frame, area)
+    axes = label_axes(frame, area)
     tried = [
         _candidate(grid, float(iou), (frame, axes), view, area, outline)
         for grid, iou in zip(logits, predicted, strict=True)
@@ -138,11 +138,11 @@ def _candidate(
         return Choice(None, 0.0, "the network gave numbers that are not finite")
     frame, (u, v) = label
     cut = (placed(grid, view, area) > 0) & outline
-    hard = _cleaned(cut, outline & (np.abs(u - 0.5) < CORE) & (np.abs(v - 0.5) < CORE)) & outline
+    hard = cleaned(cut, outline & (np.abs(u - 0.5) < CORE) & (np.abs(v - 0.5) < CORE)) & outline
     if not hard.any():
         return Choice(None, 0.0, "nothing found in the label")
     iou = min(max(predicted, 0.0), 1.0)
-    fill = _spanned(hard, outline, u * frame.width) * _spanned(hard, outline, v * frame.height)
+    fill = spanned(hard, outline, u * frame.width) * spanned(hard, outline, v * frame.height)
     inside = min(1.0, float(cut.sum()) / max(_raw_area(grid, view), 1e-9))
     doubt = None
     if iou < MIN_IOU:
@@ -155,7 +155,7 @@ def _candidate(
     return Choice(mask, iou * fill * inside, doubt, iou, fill, inside)
 
 
-def _label_axes(frame: Frame, area: tuple[int, int, int, int]) -> tuple[Array, Array]:
+def label_axes(frame: Frame, area: tuple[int, int, int, int]) -> tuple[Array, Array]:
     """Where pixel centres lie in the label's unit box, float64 [h, w] along each of its axes."""
     inverse = np.linalg.inv(np.vstack([frame.to_image, [0.0, 0.0, 1.0]]))[:2]
     x0, y0, x1, y1 = area
@@ -165,7 +165,7 @@ def _label_axes(frame: Frame, area: tuple[int, int, int, int]) -> tuple[Array, A
     return u, v
 
 
-def _spanned(hard: Bools, outline: Bools, along: Array) -> float:
+def spanned(hard: Bools, outline: Bools, along: Array) -> float:
     """Extent of the mask along an axis, as a share of the outline's; in pixels, ends included."""
     inner, outer = along[hard], along[outline]
     span = float(inner.max() - inner.min()) + 1.0
@@ -180,7 +180,7 @@ def _raw_area(grid: Grid, view: View) -> float:
     return float(np.count_nonzero(grid[:rows, :columns] > 0) / pixels)
 
 
-def _cleaned(hard: Bools, core: Bools) -> Bools:
+def cleaned(hard: Bools, core: Bools) -> Bools:
     """The part that fills most of the label's middle (else the largest), small holes closed."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(hard.astype(np.uint8), connectivity=8)
     if count < 2:
