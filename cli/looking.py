@@ -208,15 +208,40 @@ def doctor(
         str | None,
         typer.Option("--fetch", metavar="MODEL", help="Download hub:ORG/NAME[@REVISION], pinned"),
     ] = None,
+    convert_clip: Annotated[
+        Path | None,
+        typer.Option(
+            "--convert-clip",
+            metavar="FILE.pt",
+            help="Make a CLIP folder of open_clip's weights (RemoteCLIP's ViT); no code is run",
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="MODEL", help="Folder or hub with CLIP's vocabulary"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder that --convert-clip makes"),
+    ] = None,
+    quick_gelu: Annotated[
+        bool,
+        typer.Option(
+            "--quick-gelu/--gelu",
+            help="Activation the weights were trained with (OpenAI's and RemoteCLIP's: quick)",
+        ),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Check the machine, or fetch a model."""
+    """Check the machine, fetch a model, or convert one."""
 
     def call() -> int:
         from rsgen.doctor import diagnose
 
         from .console import print_report
 
+        if convert_clip is not None:
+            return _convert(convert_clip, tokenizer, out, quick_gelu, as_json=as_json)
         if fetch is not None:
             return _fetch(fetch, as_json=as_json)
         report = diagnose(Path.cwd())
@@ -238,6 +263,25 @@ def _fetch(model: str, *, as_json: bool) -> int:
     finally:
         reporter.end()
     sys.stdout.write(json.dumps(found.to_json()) + "\n" if as_json else fetched_text(found))
+    return 0
+
+
+def _convert(
+    file: Path, tokenizer: str | None, out: Path | None, quick_gelu: bool, *, as_json: bool
+) -> int:
+    from rsgen.errors import UsageError
+    from rsgen.models.clip_conversion import convert_clip
+
+    from .tables import converted_text
+
+    if tokenizer is None or out is None:
+        raise UsageError(
+            "--convert-clip needs CLIP's vocabulary, which the file lacks, and a place to write to",
+            hint=f"rsgen doctor --convert-clip {file} "
+            "--tokenizer hub:openai/clip-vit-base-patch32 --out FOLDER",
+        )
+    made = convert_clip(file, tokenizer, out, quick_gelu=quick_gelu)
+    sys.stdout.write(json.dumps(made.to_json()) + "\n" if as_json else converted_text(made))
     return 0
 
 
@@ -318,12 +362,15 @@ LOOKING: tuple[LookSpec, ...] = (
     ),
     LookSpec(
         "doctor",
-        "What is installed, which device and models, what to type; --fetch brings a model.",
+        "What is installed, which device and models, what to type; --fetch brings a model, "
+        "--convert-clip makes one of open_clip weights.",
         doctor,
         (
             "doctor",
             "doctor --fetch hub:stable-diffusion-v1-5/stable-diffusion-v1-5",
             "doctor --fetch hub:ORG/NAME@v1.0      (prints the exact commit to write down)",
+            "doctor --convert-clip RemoteCLIP-ViT-B-32.pt "
+            "--tokenizer hub:openai/clip-vit-base-patch32 --out remoteclip",
         ),
     ),
 )

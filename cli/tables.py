@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING
 from rsgen.hints import counted
 
 if TYPE_CHECKING:
+    from rsgen.models.clip_conversion import ConvertedClip
     from rsgen.models.fetch import Fetched
     from rsgen.status import RunStatus, Status
     from rsgen.why import Explained, Judged, ObjectExplained
 
-__all__ = ["aligned", "duration", "fetched_text", "size_of", "status_text", "why_text"]
+__all__ = [
+    "aligned",
+    "converted_text",
+    "duration",
+    "fetched_text",
+    "size_of",
+    "status_text",
+    "why_text",
+]
 
 
 HEAD = (
@@ -161,5 +170,19 @@ def fetched_text(found: Fetched) -> str:
         ("files", f"{found.files}, {size_of(found.bytes)}, every hash as the hub says"),
         ("fetched", f"{size_of(found.fetched_bytes)} just now"),
         ("use it", f"--base {found.reference}"),
+    ]
+    return _body(rows, "")
+
+
+def converted_text(made: ConvertedClip) -> str:
+    """What lies where; the activation is a choice that the file does not make."""
+    activation = "quick GELU" if made.quick_gelu else "GELU"
+    other = "--gelu" if made.quick_gelu else "--quick-gelu"
+    rows = [
+        ("folder", str(made.folder)),
+        ("made of", f"{made.source}, {made.tensors} tensors, sha256 {made.sha256[:16]}..."),
+        ("network", f"{made.image_size} px, vectors of {made.dimension}"),
+        ("activation", f"{activation} (the file does not say; the other one: {other})"),
+        ("use it", f"-s extract_masks.captions={made.folder}"),
     ]
     return _body(rows, "")

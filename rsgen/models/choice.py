@@ -7,10 +7,11 @@ from pathlib import PurePosixPath
 
 from rsgen.errors import SetupError
 
-__all__ = ["PICKLES", "chosen_files"]
+__all__ = ["PICKLES", "chosen_files", "tokenizer_files"]
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 TEXTS = (".json", ".txt")
+TOKENIZER_NOTES = ("tokenizer_config.json", "special_tokens_map.json", "config.json")
 SKIPPED_FOLDERS = frozenset({"safety_checker"})
 # The same weights in another number type or for another library.
 VARIANTS = (".fp16.", ".bf16.", "non_ema", "flax", "onnx", "openvino")
@@ -47,6 +48,22 @@ def chosen_files(names: Sequence[str], model: str) -> list[str]:
             else "give a diffusers pipeline, or one network of a library that has a config.json",
         )
     return sorted(_network("", folders[""], model))
+
+
+def tokenizer_files(names: Sequence[str], model: str) -> list[str]:
+    """The files of a tokenizer alone, sorted; for models whose weights are not wanted.
+
+    Raises:
+        SetupError: no tokenizer there.
+    """
+    wanted = ("vocab.json", "merges.txt", "tokenizer.json", *TOKENIZER_NOTES)
+    chosen = sorted(name for name in names if name in wanted)
+    if "tokenizer.json" not in chosen and not {"vocab.json", "merges.txt"} <= set(chosen):
+        raise SetupError(
+            f"model {model}: no vocab.json and merges.txt there, and no tokenizer.json",
+            hint="CLIP's vocabulary is in hub:openai/clip-vit-base-patch32",
+        )
+    return chosen
 
 
 def _network(folder: str, names: Sequence[str], model: str) -> list[str]:

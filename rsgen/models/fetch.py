@@ -14,7 +14,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +30,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 BLOB = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 SPARE_BYTES = 256 * 1024**2
 CHUNK = 1 << 20
+Chooser = Callable[[Sequence[str], str], list[str]]  # (file names, model for messages) -> wanted
 
 
 class Unreachable(SetupError):
@@ -84,12 +85,14 @@ def fetch_model(
     *,
     verify: bool = True,
     reporter: Reporter | None = None,
+    choose: Chooser = chosen_files,
 ) -> Fetched:
     """Bring the safetensors, configurations and tokenizers of a model into the cache.
 
     Args:
         location: ORG/NAME. revision: a branch, tag or commit (default: main).
         verify: hash files that are in the cache already, too; what comes now always is.
+        choose: which of the repository's files are wanted.
 
     Raises:
         Unreachable: no network, or HF_HUB_OFFLINE is set.
@@ -107,7 +110,7 @@ def fetch_model(
         raise UsageError(
             f"model {name}: no revision has '..' in it", hint="give a branch, a tag or a commit"
         )
-    commit, files = _listing(location, revision, subfolder, name)
+    commit, files = _listing(location, revision, subfolder, name, choose)
     storage = _storage(location)
     todo = [file for file in files if not _is_there(storage, file, verify=verify)]
     missing = sum(file.size - _partial_size(storage, file) for file in todo)
@@ -194,7 +197,7 @@ def _hub_errors(name: str) -> Iterator[None]:
 
 
 def _listing(
-    location: str, revision: str | None, subfolder: str | None, name: str
+    location: str, revision: str | None, subfolder: str | None, name: str, choose: Chooser
 ) -> tuple[str, list[_File]]:
     """(commit, the files to have), from one request."""
     from huggingface_hub import HfApi
@@ -205,7 +208,7 @@ def _listing(
     siblings = {s.rfilename: s for s in info.siblings or []}
     inside = [n.removeprefix(prefix) for n in siblings if n.startswith(prefix)]
     files = []
-    for relative in chosen_files(inside, name):
+    for relative in choose(inside, name):
         sibling = siblings[prefix + relative]
         blob = sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob_id
         if sibling.size is None or blob is None or not BLOB.fullmatch(blob):

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from rsgen.errors import SetupError, UsageError
 from rsgen.models.base import ModelRef, load_model, model_folder
 from rsgen.models.choice import chosen_files
+from rsgen.models.clip import clip_folder, clip_hash
 from rsgen.models.fetch import Unreachable, fetch_model
+from tests import build_clip
 from tests.build_models import save_model
 from tests.hub import COMMIT, Hub, serving
 
@@ -273,3 +276,28 @@ def test_no_choice(names: list[str], said: str) -> None:
 def test_a_plain_name_is_no_hub_model() -> None:
     with pytest.raises(UsageError):
         ModelRef.parse("hub:small")
+
+
+def test_clips_vocabulary_is_fetched_without_its_weights(
+    hub: Hub, tmp_path: Path, offline: Callable[[], None], cli_here: Here
+) -> None:
+    """OpenAI's repository has pickle weights of 600 MB beside the 1 MB that is wanted."""
+    words = build_clip.clip_words(tmp_path / "words")
+    (words / "config.json").write_text("{}")
+    (words / "pytorch_model.bin").write_bytes(b"pickle")
+    hub.add("openai/clip", words)
+    file = tmp_path / "RemoteCLIP-ViT-B-32.pt"
+    torch.save(build_clip.as_open_clip(build_clip.clip_model()), file)
+    line = ("doctor", "--convert-clip", file, "--tokenizer", "hub:openai/clip")
+    done = cli_here(*line, "--out", tmp_path / "one", "--json")
+    assert done.code == 0, done
+    assert sorted(hub.files_asked()) == ["config.json", "merges.txt", "vocab.json"]
+    assert done.json["quick_gelu"] is True
+    offline()
+    assert cli_here(*line, "--out", tmp_path / "two", "--gelu").code == 0
+    hashes = {clip_hash(clip_folder(str(tmp_path / name))) for name in ("one", "two")}
+    assert len(hashes) == 2  # the activation is part of what a run depends on
+    done = cli_here("doctor", "--convert-clip", file)
+    assert done.code == 2 and "--tokenizer hub:openai/clip-vit-base-patch32" in done.err
+    done = cli_here(*line[:-1], "hub:openai/other", "--out", tmp_path / "three")
+    assert done.code == 4 and "HF_HUB_OFFLINE" in done.err
