@@ -29,6 +29,7 @@ from rsgen.judge.network import (
     in_channels_last,
     to_input,
 )
+from rsgen.judge.targets import LEAST_SEEN, Canvas, rows_of, shares_inside
 from rsgen.records import ClassTable
 
 __all__ = ["ROLES", "Judge", "JudgeCard", "Role", "judge_folder", "judge_hash", "load_judge"]
@@ -138,10 +139,9 @@ class Judge:
         return decode(maps, self.card.habits, LEAST_SCORE)
 
     def inside(self, found: Detections, width: int, height: int) -> Detections:
-        """Those whose centre lies in the image, not in its padding."""
-        centre = found.quads.mean(axis=1)
-        kept = (centre >= 0).all(axis=1) & (centre[:, 0] < width) & (centre[:, 1] < height)
-        return found.chosen(kept)
+        """Those that lie on the image at least in part, not in its padding alone."""
+        canvas = Canvas(width, height)
+        return found.chosen(shares_inside(rows_of(found.quads), canvas) >= LEAST_SEEN / 2)
 
     def _calibrated(self, found: Detections, width: int, height: int) -> Detections:
         kept = self.inside(found, width, height)

@@ -126,10 +126,12 @@ def heat_loss(logits: Tensor, wanted: Tensor, weights: Tensor | None = None) -> 
     Source: Law and Deng 2018, "CornerNet", equation 1 (alpha 2, beta 4).
     """
     positive = wanted >= 1 - 1e-4
-    sure, unsure = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+    unsure = functional.logsigmoid(-logits)
     chance = logits.sigmoid()
-    hit = (1 - chance).square() * sure * positive
-    miss = (1 - wanted).pow(4) * chance.square() * unsure * ~positive
+    far = (1 - wanted).square().square() * ~positive
+    miss = far * chance.square() * unsure
+    # log sigmoid(x) = x + log sigmoid(-x)
+    hit = (1 - chance).square() * (logits + unsure) * positive
     by_class = -(hit + miss).sum(dim=(2, 3))
     return by_class.sum(dim=1) if weights is None else by_class @ weights
 

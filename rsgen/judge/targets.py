@@ -6,21 +6,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rsgen.geometry import quad_to_rotated_box, wrap_angle
+from rsgen.geometry import Affine, quad_to_rotated_box, wrap_angle
 from rsgen.judge.network import GROUND_STRIDE, STRIDE
 from rsgen.raster import rasterize
 from rsgen.records import ClassTable, Instance, Layout
 
-__all__ = ["Objects", "Targets", "objects_of", "row_of", "targets_of"]
+__all__ = [
+    "LEAST_SEEN",
+    "Canvas",
+    "Objects",
+    "Targets",
+    "ground_of",
+    "move_objects",
+    "objects_of",
+    "painted",
+    "row_of",
+    "rows_of",
+    "shares_inside",
+    "targets_of",
+]
 
 FloatArray = npt.NDArray[np.float32]
 NEAR = 0.5  # cells whose Gaussian is above this learn the box too
 LEAST_SIDE_PX = 2.0
 LEAST_SPREAD_PX = 1.3
+LEAST_SEEN = 0.1  # of an object that reaches out of the image: less is not asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +74,10 @@ class Targets:
 
 
 def objects_of(layout: Layout, classes: ClassTable) -> Objects:
-    """The things whose centre lies on the canvas; crowds are left out."""
+    """The things of which at least `LEAST_SEEN` lies on the canvas; crowds are left out.
+
+    A turned box may reach outside, and so may its centre; an upright one is cut.
+    """
     position = {c.name: k for k, c in enumerate(c for c in classes.classes if c.kind == "thing")}
     rows, things, turned, headed = [], [], [], []
     for instance in layout.instances:
@@ -67,17 +85,103 @@ def objects_of(layout: Layout, classes: ClassTable) -> Objects:
         if entry.kind == "stuff" or instance.iscrowd:
             continue
         row = row_of(instance)
-        if row is None or not (0 <= row[0] < layout.width and 0 <= row[1] < layout.height):
+        if row is None:
             continue
         rows.append(row)
         things.append(position[entry.name])
         turned.append(instance.quad is not None)
         headed.append(instance.quad is not None and instance.heading_rad is not None)
-    return Objects(
+    found = Objects(
         np.array(rows, dtype=np.float32).reshape(-1, 5),
         np.array(things, dtype=np.int64),
         np.array(turned, dtype=bool),
         np.array(headed, dtype=bool),
+    )
+    return _cut(found, _share(_inside(_points(found.boxes), layout)), layout)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A size in pixels."""
+
+    width: int
+    height: int
+
+
+def move_objects(found: Objects, matrix: Affine, source: Canvas, canvas: Canvas) -> Objects:
+    """Objects of an image through a similarity, mirrored or not, onto another canvas.
+
+    Those of which less than `LEAST_SEEN` lies on both canvases are left out. Upright boxes
+    stay upright: exact for quarter turns, the box around the turned one otherwise.
+    """
+    linear = matrix[:, :2]
+    points = _points(found.boxes)
+    moved = points @ linear.T + matrix[:, 2]
+    share = _share(_inside(points, source) & _inside(moved, canvas))
+    x, y, length, across, angle = found.boxes.astype(np.float64).T
+    centre = np.stack([x, y], axis=1) @ linear.T + matrix[:, 2]
+    direction = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ linear.T
+    scale = math.sqrt(abs(float(np.linalg.det(linear))))
+    around = np.stack([length, across], axis=1) @ np.abs(linear).T
+    turned = found.turned
+    boxes = np.stack(
+        [
+            centre[:, 0],
+            centre[:, 1],
+            np.where(turned, length * scale, around[:, 0]),
+            np.where(turned, across * scale, around[:, 1]),
+            np.where(turned, np.arctan2(direction[:, 1], direction[:, 0]), 0.0),
+        ],
+        axis=1,
+    )
+    return _cut(replace(found, boxes=boxes.astype(np.float32)), share, canvas)
+
+
+def rows_of(quads: npt.NDArray[np.float64]) -> FloatArray:
+    """Rows of `Objects.boxes` for rectangles, float64 [n, 4, 2] -> float32 [n, 5]."""
+    centre = quads.mean(axis=1)
+    front = (quads[:, 0] + quads[:, 1]) / 2 - centre
+    across = np.linalg.norm(quads[:, 1] - quads[:, 0], axis=1)
+    angle = np.arctan2(front[:, 1], front[:, 0])
+    rows = [centre[:, 0], centre[:, 1], 2 * np.linalg.norm(front, axis=1), across, angle]
+    return np.stack(rows, axis=1).astype(np.float32)
+
+
+def shares_inside(boxes: FloatArray, canvas: Canvas | Layout) -> npt.NDArray[np.float64]:
+    """How much of each box, float [n, 5], lies on a canvas, float64 [n], within a few percent."""
+    return _share(_inside(_points(boxes), canvas))
+
+
+def _points(boxes: FloatArray) -> npt.NDArray[np.float64]:
+    """A grid of points in each box, float64 [n, 64, 2]."""
+    steps = (np.arange(8) + 0.5) / 8 - 0.5
+    u, v = (g.ravel() for g in np.meshgrid(steps, steps))
+    x, y, length, across, angle = boxes.astype(np.float64).T[:, :, None]
+    along, aside = u * length, v * across
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([x + along * cos - aside * sin, y + along * sin + aside * cos], axis=2)
+
+
+def _inside(points: npt.NDArray[np.float64], canvas: Canvas | Layout) -> npt.NDArray[np.bool_]:
+    within: npt.NDArray[np.bool_] = (points >= 0) & (points < (canvas.width, canvas.height))
+    return within.all(axis=2)
+
+
+def _share(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    return np.asarray(inside.mean(axis=1), dtype=np.float64)
+
+
+def _cut(found: Objects, share: npt.NDArray[np.float64], canvas: Canvas | Layout) -> Objects:
+    """Those of which enough is seen; of upright boxes the part on the canvas."""
+    boxes = found.boxes.astype(np.float64)
+    edges = np.array([canvas.width, canvas.height], dtype=np.float64)
+    low = np.clip(boxes[:, :2] - boxes[:, 2:4] / 2, 0, edges)
+    high = np.clip(boxes[:, :2] + boxes[:, 2:4] / 2, 0, edges)
+    cut = np.concatenate([(low + high) / 2, high - low, boxes[:, 4:]], axis=1)
+    boxes = np.where(found.turned[:, None], boxes, cut)
+    kept = (share >= LEAST_SEEN) & (boxes[:, 2:4] > 0).all(axis=1)
+    return Objects(
+        boxes[kept].astype(np.float32), found.things[kept], found.turned[kept], found.headed[kept]
     )
 
 
@@ -106,71 +210,114 @@ def targets_of(
     layout: Layout, classes: ClassTable, stuff_names: Sequence[str], things: int
 ) -> Targets:
     """The maps of a layout whose sides are multiples of `GROUND_STRIDE`."""
-    height, width = layout.height // STRIDE, layout.width // STRIDE
-    found = objects_of(layout, classes)
+    ground = ground_of(layout, classes, stuff_names).astype(np.int64)
+    middle = slice(GROUND_STRIDE // 2, None, GROUND_STRIDE)
+    cells = ground[middle, middle][
+        : layout.height // GROUND_STRIDE, : layout.width // GROUND_STRIDE
+    ]
+    return painted(objects_of(layout, classes), cells, things, bool(stuff_names))
+
+
+def painted(
+    found: Objects, ground: npt.NDArray[np.int64], things: int, has_stuff: bool = True
+) -> Targets:
+    """The maps of objects; ground: int64 [h, w] on cells of `GROUND_STRIDE`, as `Targets.stuff`."""
+    every = GROUND_STRIDE // STRIDE
+    height, width = ground.shape[0] * every, ground.shape[1] * every
     heat = np.zeros((things, height, width), dtype=np.float32)
-    boxes = np.zeros((8, height, width), dtype=np.float32)
-    near = np.zeros((3, height, width), dtype=np.float32)
-    # Large objects first: where two meet, the smaller one's cells are its own.
-    for k in np.argsort(-(found.boxes[:, 2] * found.boxes[:, 3]), kind="stable"):
-        _paint(heat[found.things[k]], boxes, near, found, int(k))
-    stuff = _stuff(layout, classes, stuff_names)
-    if stuff_names:
-        every = GROUND_STRIDE // STRIDE
+    boxes = np.zeros((8, height * width), dtype=np.float32)
+    near = np.zeros((3, height * width), dtype=np.float32)
+    spots = _spots(found, height, width)
+    np.maximum.at(
+        heat.reshape(-1), found.things[spots.owner] * height * width + spots.cell, spots.bell
+    )
+    # Each cell is the object's that is nearest; where two are equal, the smaller one's.
+    own = spots.chosen(spots.bell >= NEAR)
+    area = found.boxes[:, 2] * found.boxes[:, 3]
+    own = own.chosen(np.lexsort((-area[own.owner], own.bell)))
+    values, slender = _said(found)
+    column, row = own.cell % width, own.cell // width
+    boxes[0, own.cell] = found.boxes[own.owner, 0] / STRIDE - (column + 0.5)
+    boxes[1, own.cell] = found.boxes[own.owner, 1] / STRIDE - (row + 0.5)
+    boxes[2:, own.cell] = values[:, own.owner]
+    near[0, own.cell] = own.bell
+    near[1, own.cell] = own.bell * slender[own.owner] * found.turned[own.owner]
+    near[2, own.cell] = own.bell * found.headed[own.owner]
+    near, boxes = near.reshape(3, height, width), boxes.reshape(8, height, width)
+    stuff = ground.copy()
+    if has_stuff:
         stuff[near[0, ::every, ::every] > 0] = -1  # what lies under an object is not asked
     return Targets(heat, boxes, near, stuff, found)
 
 
-def _paint(heat: FloatArray, boxes: FloatArray, near: FloatArray, found: Objects, k: int) -> None:
-    height, width = heat.shape
-    x, y, length, across, angle = (float(v) for v in found.boxes[k])
-    along, side = max(length, LEAST_SIDE_PX), max(across, LEAST_SIDE_PX)
+@dataclass(frozen=True, eq=False)
+class _Spots:
+    """Cells around objects, flat: whose, int64; where, int64; how near its centre, float32."""
+
+    owner: npt.NDArray[np.int64]
+    cell: npt.NDArray[np.int64]
+    bell: FloatArray
+
+    def chosen(self, which: npt.NDArray[Any]) -> _Spots:
+        return _Spots(self.owner[which], self.cell[which], self.bell[which])
+
+
+def _spots(found: Objects, height: int, width: int) -> _Spots:
+    """Every cell within three spreads of a centre; 1 where the centre lies.
+
+    A centre outside is at the nearest cell of the border.
+    """
+    x, y, length, across, angle = found.boxes.astype(np.float64).T
+    sides = np.maximum(np.stack([length, across]), LEAST_SIDE_PX)
     # A sixth of the side, and at least a pixel or so: neighbours of dense scenes stay apart.
-    sigma_u, sigma_v = max(along / 6, LEAST_SPREAD_PX), max(side / 6, LEAST_SPREAD_PX)
-    reach = 3 * max(sigma_u, sigma_v)
-    columns = np.arange(max(0, int((x - reach) / STRIDE)),
-                        min(width, int((x + reach) / STRIDE) + 1))  # fmt: skip
-    rows = np.arange(max(0, int((y - reach) / STRIDE)),
-                     min(height, int((y + reach) / STRIDE) + 1))  # fmt: skip
-    centre_column = min(int(x / STRIDE), width - 1)
-    centre_row = min(int(y / STRIDE), height - 1)
-    # Distances from the cell that holds the centre, so that its own value is exactly 1.
-    dx = (columns - centre_column)[None, :] * STRIDE
-    dy = (rows - centre_row)[:, None] * STRIDE
-    u = dx * math.cos(angle) + dy * math.sin(angle)
-    v = dy * math.cos(angle) - dx * math.sin(angle)
-    bell = np.exp(-0.5 * ((u / sigma_u) ** 2 + (v / sigma_v) ** 2)).astype(np.float32)
-    part = np.ix_(rows, columns)
-    heat[part] = np.maximum(heat[part], bell)
-    claimed = (bell >= NEAR) & (bell >= near[0][part])
-    own_rows, own_columns = rows[claimed.nonzero()[0]], columns[claimed.nonzero()[1]]
-    boxes[0, own_rows, own_columns] = x / STRIDE - (own_columns + 0.5)
-    boxes[1, own_rows, own_columns] = y / STRIDE - (own_rows + 0.5)
-    heading = found.headed[k]
+    sigma_u, sigma_v = np.maximum(sides / 6, LEAST_SPREAD_PX)
+    reach = np.ceil(3 * np.maximum(sigma_u, sigma_v) / STRIDE).astype(np.int64)
+    centre_column = np.clip((x / STRIDE).astype(np.int64), 0, width - 1)
+    centre_row = np.clip((y / STRIDE).astype(np.int64), 0, height - 1)
+    parts = []
+    for size in np.unique(reach).tolist():
+        of = np.flatnonzero(reach == size)
+        steps = np.arange(-size, size + 1)
+        dx, dy = (g.ravel()[None] for g in np.meshgrid(steps, steps))
+        column, row = centre_column[of, None] + dx, centre_row[of, None] + dy
+        cos, sin = np.cos(angle[of, None]) * STRIDE, np.sin(angle[of, None]) * STRIDE
+        # Distances from the cell that holds the centre, so that its own value is exactly 1.
+        u, v = (dx * cos + dy * sin) / sigma_u[of, None], (dy * cos - dx * sin) / sigma_v[of, None]
+        bell = np.exp(-0.5 * (u * u + v * v)).astype(np.float32)
+        there = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        owner = np.broadcast_to(of[:, None], there.shape)
+        parts.append(_Spots(owner[there], (row * width + column)[there], bell[there]))
+    if not parts:
+        nothing = np.zeros(0, dtype=np.int64)
+        return _Spots(nothing, nothing, np.zeros(0, dtype=np.float32))
+    return _Spots(
+        np.concatenate([p.owner for p in parts]),
+        np.concatenate([p.cell for p in parts]),
+        np.concatenate([p.bell for p in parts]),
+    )
+
+
+def _said(found: Objects) -> tuple[FloatArray, FloatArray]:
+    """Size, axis and heading of each object, float32 [6, n], and how much its axis counts, [n]."""
+    _, _, length, across, angle = found.boxes.astype(np.float64).T
+    along, side = np.maximum(length, LEAST_SIDE_PX), np.maximum(across, LEAST_SIDE_PX)
     # Where no end is the front, an axis of nearly equal sides means little.
-    unequal = abs(length - across) / max(length, across)
-    slender = 1.0 if heading else min(1.0, max(0.1, 4 * unequal))
-    constant = (
-        math.log(along / 16), math.log(side / 16),
-        math.cos(2 * angle), math.sin(2 * angle), math.cos(angle), math.sin(angle),
-    )  # fmt: skip
-    for channel, value in enumerate(constant, start=2):
-        boxes[channel, own_rows, own_columns] = value
-    weight = bell[claimed]
-    near[0, own_rows, own_columns] = weight
-    near[1, own_rows, own_columns] = weight * slender if found.turned[k] else 0
-    near[2, own_rows, own_columns] = weight if heading else 0
+    unequal = np.abs(length - across) / np.maximum(length, across)
+    slender = np.where(found.headed, 1.0, np.clip(4 * unequal, 0.1, 1.0))
+    values = [
+        np.log(along / 16), np.log(side / 16),
+        np.cos(2 * angle), np.sin(2 * angle), np.cos(angle), np.sin(angle),
+    ]  # fmt: skip
+    return np.stack(values).astype(np.float32), slender.astype(np.float32)
 
 
-def _stuff(layout: Layout, classes: ClassTable, names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The stuff class of each cell's middle pixel: 1.. in the order of `names`, 0 none."""
-    height, width = layout.height // GROUND_STRIDE, layout.width // GROUND_STRIDE
+def ground_of(layout: Layout, classes: ClassTable, names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """The stuff class of each pixel, uint8 [H, W]: 1.. in the order of `names`, 0 none."""
     if not names:
-        return np.zeros((height, width), dtype=np.int64)
+        return np.zeros((layout.height, layout.width), dtype=np.uint8)
     alone = tuple(i for i in layout.instances if classes.is_stuff(i.label))
     index = rasterize(replace(layout, instances=alone), classes).index
-    table = np.zeros(len(classes.classes) + 1, dtype=np.int64)
+    table = np.zeros(len(classes.classes) + 1, dtype=np.uint8)
     for position, name in enumerate(names, start=1):
         table[classes.index(name)] = position
-    middle = slice(GROUND_STRIDE // 2, None, GROUND_STRIDE)
-    return table[index[middle, middle][:height, :width]]
+    return np.asarray(table[index], dtype=np.uint8)

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from rsgen.augment import AugmentSettings
-from rsgen.data import TrainingImages, make_view
+from rsgen.data import TrainingImages
 from rsgen.images import Pixels
 from rsgen.judge.network import JudgeNetwork
 from rsgen.judge.objective import JudgeLoss, ask
-from rsgen.judge.targets import Targets, targets_of
-from rsgen.records import ClassTable, Instance, Layout, Sample
+from rsgen.judge.targets import Targets, painted
+from rsgen.records import ClassTable, Sample
 from rsgen.store import item_seed
+from rsgen.training.views import Picture, Views
 
-__all__ = ["JudgeObjective", "class_weights", "degrade", "image_weights", "is_turned"]
+__all__ = ["JudgeObjective", "class_weights", "image_weights", "is_turned"]
 
 RARE = 0.3  # a class in fewer than this share of the images is shown more often
 MOST_REPEATS = 6.0
@@ -68,19 +66,6 @@ def class_weights(samples: Sequence[Sample], classes: ClassTable) -> npt.NDArray
     return np.clip(np.sqrt(median / np.maximum(found, 1)), 0.3, 4.0).astype(np.float32)
 
 
-def degrade(image: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
-    """Blur, noise or JPEG, each sometimes: sharpness alone must not decide what is seen."""
-    if rng.random() < 0.3 * strength:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.4)), dtype=np.uint8)
-    if rng.random() < 0.3 * strength:
-        noise = rng.normal(0, rng.uniform(2, 12), size=image.shape)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    if rng.random() < 0.2 * strength:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 95))]
-        image = np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], -1), np.uint8)
-    return image
-
-
 class JudgeObjective:
     """Trains a `JudgeNetwork` on views of `size` pixels."""
 
@@ -96,28 +81,26 @@ class JudgeObjective:
     ) -> None:
         weights = torch.from_numpy(class_weights(images.samples, images.classes))
         self.module: nn.Module = JudgeLoss(network, class_weights=weights)
-        self.network, self.images, self.seed, self.size = network, _quick(images), seed, size
-        self._stuff, self._strength = tuple(stuff_names), strength
+        self.network, self.images, self.seed, self.size = network, images, seed, size
+        self._views = Views(
+            images,
+            stuff_names,
+            size,
+            turns=is_turned(images.samples, images.classes),
+            strength=strength,
+        )
+        self._has_stuff = bool(stuff_names)
         self._maker = ThreadPoolExecutor(1, "views")
         self._ahead: dict[tuple[int, int, int], Future[dict[str, npt.NDArray[Any]]]] = {}
         self._weights = image_weights(images.samples, images.classes)
-        turns = 180.0 if is_turned(images.samples, images.classes) else 0.0
-        self._discrete = AugmentSettings(photometry=strength)
-        self._free = AugmentSettings(
-            rotate_degrees=turns, scale_range=(0.8, 1.25), photometry=strength
-        )
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.network.named_parameters())
 
-    def view(self, step: int, position: int) -> tuple[Pixels, Layout]:
-        """uint8 [size, size, 3] and its layout."""
+    def view(self, step: int, position: int) -> Picture:
+        """The view at a place of a step's batch."""
         rng = np.random.default_rng(item_seed(self.seed, "train-judge", f"{step}/{position}"))
-        index = int(rng.choice(len(self._weights), p=self._weights))
-        settings = self._free if rng.random() < 0.5 * self._strength else self._discrete
-        number = int(rng.integers(1, 2**31))
-        made = make_view(self.images, index, number, self.size, self.seed, settings)
-        return degrade(made.image, rng, self._strength), made.layout
+        return self._views.view(int(rng.choice(len(self._weights), p=self._weights)), rng)
 
     def batch(self, step: int, start: int, stop: int, device: torch.device) -> dict[str, Tensor]:
         """What `JudgeLoss` reads. The next step's batch is made while this one is learned."""
@@ -135,10 +118,10 @@ class JudgeObjective:
         targets: list[Targets] = []
         questions = []
         for position in range(start, stop):
-            image, layout = self.view(step, position)
-            found = targets_of(layout, self.images.classes, self._stuff, things)
+            seen = self.view(step, position)
+            found = painted(seen.objects, seen.ground, things, self._has_stuff)
             rng = np.random.default_rng(item_seed(self.seed, "questions", f"{step}/{position}"))
-            pictures.append(image)
+            pictures.append(seen.image)
             targets.append(found)
             questions.append(ask(found.objects, self.size, self.size, things, rng))
         owner = np.repeat(np.arange(len(questions)), [len(q.things) for q in questions])
@@ -153,22 +136,3 @@ class JudgeObjective:
             "things": np.concatenate([q.things for q in questions]),
             "answers": np.concatenate([q.answers for q in questions]),
         }
-
-
-def _quick(images: TrainingImages) -> TrainingImages:
-    """The same images without the things' masks: warping each would take most of the time."""
-    samples = [_without_thing_masks(s, images.classes) for s in images.samples]
-    position = {id(sample): k for k, sample in enumerate(samples)}
-    return TrainingImages(
-        samples, lambda s: images.image(position[id(s)]), images.classes, cache_bytes=0
-    )
-
-
-def _without_thing_masks(sample: Sample, classes: ClassTable) -> Sample:
-    def bare(instance: Instance) -> Instance:
-        if classes.is_stuff(instance.label) or instance.mask is None:
-            return instance
-        return replace(instance, box=instance.bounds(), mask=None)
-
-    instances = tuple(bare(i) for i in sample.layout.instances)
-    return replace(sample, layout=replace(sample.layout, instances=instances))
