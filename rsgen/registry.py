@@ -53,6 +53,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "box": "rsgen.extraction.box:BoxBackend",
         "classical": "rsgen.extraction.classical:ClassicalBackend",
         "sam": "rsgen.extraction.sam:SamBackend",
+        "worker": "rsgen.extraction.text_prompted:WorkerBackend",
     },
     "scorers": {
         "integrity": "rsgen.scorers.pixels:Integrity",

@@ -35,10 +35,11 @@ __all__ = [
 ]
 
 SCHEMA = 1
-# Counts are no part of a request's identity: a larger one extends the run. Nor are remarks.
+# Counts are no part of a request's identity: a larger one extends the run. Nor are remarks
+# and patience.
 COUNT_KEYS: dict[str, frozenset[str]] = {
     "scenes": frozenset({"count"}),
-    "extract-masks": frozenset({"license"}),
+    "extract-masks": frozenset({"license", "command_limit_s"}),
     "generate": frozenset({"count"}),
 }
 # Keys that may name files: what the files say is the request, not where they lie.

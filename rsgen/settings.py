@@ -80,6 +80,12 @@ class ExtractMasksConfig(Section):
     model: str | None = Field(
         None, description="model of backend sam: a folder or hub:ORG/NAME (SAM, SAM 2)"
     )
+    command: str | None = Field(
+        None, description="backend worker: the program that makes masks, as 'python worker.py'"
+    )
+    command_limit_s: float = Field(
+        300.0, gt=0, description="seconds the program may take for an image (5 times for the first)"
+    )
     object_px: int = Field(
         96,
         ge=16,

@@ -2,7 +2,9 @@
 
 A backend is a class without arguments that has `annotate` (see `MaskBackend`). One that runs
 a network also has, on the class: `uses_torch = True`, `batch_size`, `model_hashes(settings)`
-(name -> hash, for the request) and `open(setup)`, which returns it with its model loaded.
+(name -> hash, for the request) and `open(setup)`, which returns it with its model loaded. One
+that runs a program of the user's has `runs_command = True` and `open`; `instead` names the
+backend for images that it cannot do (a failure each).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from rsgen.extraction.base import MaskBackend, Pixels
 from rsgen.records import ClassTable, Instance
 from rsgen.registry import names, resolve
 from rsgen.settings import ExtractMasksConfig
+from rsgen.workers.process import Worker
 
 __all__ = ["BackendSetup", "backend_class", "check_backend", "open_backend"]
 
@@ -66,12 +69,13 @@ def check_backend(settings: ExtractMasksConfig) -> None:
     """Refuse what no run could do, before any work; no weights are looked at.
 
     Raises:
-        UsageError: unknown backend, a model without its backend, or a backend without one.
+        UsageError: unknown backend, a model or command without its backend, or a backend
+        without one. SetupError: there is no such program.
     """
     name, kind = settings.backend, backend_class(settings.backend)
     runs_model = hasattr(kind, "model_hashes")
     if settings.model is not None and not runs_model:
-        with_model = [n for n in names("mask_backends") if hasattr(backend_class(n), "open")]
+        with_model = _backends_with("model_hashes")
         raise UsageError(
             f"extract_masks.model {settings.model!r}: backend {name!r} runs no model",
             hint=f"leave --model out, or add --backend {' or '.join(with_model)}",
@@ -81,6 +85,28 @@ def check_backend(settings: ExtractMasksConfig) -> None:
             f"backend {name!r} needs a model",
             hint=f"add --model, as in --model {getattr(kind, 'example_model', 'FOLDER')}",
         )
+    _check_command(settings, kind)
+
+
+def _check_command(settings: ExtractMasksConfig, kind: Any) -> None:
+    runs_command = getattr(kind, "runs_command", False)
+    if settings.command is not None and not runs_command:
+        raise UsageError(
+            f"extract_masks.command {settings.command!r}: backend {settings.backend!r} runs no "
+            "program",
+            hint=f"leave it out, or add --backend {' or '.join(_backends_with('runs_command'))}",
+        )
+    if settings.command is None and runs_command:
+        raise UsageError(
+            f"backend {settings.backend!r} needs a program",
+            hint="add --command 'python worker.py'; see rsgen templates workers/remotesam.py",
+        )
+    if settings.command is not None:
+        Worker(settings.command)  # it starts with its first question
+
+
+def _backends_with(attribute: str) -> list[str]:
+    return [n for n in names("mask_backends") if hasattr(backend_class(n), attribute)]
 
 
 def open_backend(setup: BackendSetup) -> MaskBackend:

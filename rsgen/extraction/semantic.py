@@ -35,7 +35,13 @@ from rsgen.geometry import Array, bounds, fill_polygon
 from rsgen.mask import Mask
 from rsgen.records import ClassTable, Instance
 
-__all__ = ["MAX_LEAKAGE", "Region", "instances_from_probability", "instances_from_regions"]
+__all__ = [
+    "MAX_LEAKAGE",
+    "Region",
+    "instances_from_probability",
+    "instances_from_regions",
+    "surround",
+]
 
 Grid = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -110,8 +116,10 @@ def instances_from_regions(
     for k, (instance, region) in enumerate(zip(known, regions, strict=True)):
         if region is not None:
             _check(region, instance.label, width, height)
-        if made[k] and (label := frame_of_label(instance, width, height)) is not None:
-            views[k] = _View(label[0], region, (width, height))
+        label = frame_of_label(instance, width, height) if made[k] else None
+        area = surround(instance, width, height)
+        if label is not None and area is not None:
+            views[k] = _View(label[0], region, area)
     claims = [replace(i, mask=views[k].cut()) if k in views else i for k, i in enumerate(known)]
     settled = resolve_contested(claims, made, labels, lambda k, left: views[k].tidy(left))
     canvases = dict[str, Bools]()
@@ -131,6 +139,19 @@ def instances_from_regions(
             doubt = found
         filled.append(_fallback(instead.single(image, instance, known), instance, name, doubt))
     return _with_gaps(resolve_contested(filled, made, labels), made, name)
+
+
+def surround(instance: Instance, width: int, height: int) -> tuple[int, int, int, int] | None:
+    """(x0, y0, x1, y1) in an image of this size: what a label's mask is made and judged from.
+
+    None where the label does not lie in the image.
+    """
+    found = frame_of_label(instance, width, height)
+    if found is None:
+        return None
+    grown = bounds(_grown(found[0], SURROUND))
+    x0, y0 = max(0, math.floor(grown.x0)), max(0, math.floor(grown.y0))
+    return x0, y0, min(width, math.ceil(grown.x1)), min(height, math.ceil(grown.y1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +176,16 @@ class _Found:
 class _View:
     """One label and what its map says in and around it."""
 
-    def __init__(self, frame: Frame, region: Region | None, image: tuple[int, int]) -> None:
+    def __init__(
+        self, frame: Frame, region: Region | None, area: tuple[int, int, int, int]
+    ) -> None:
         self._frame, self._region = frame, region
-        grown = bounds(_grown(frame, SURROUND))
         known = (0, 0, 0, 0)
         if region is not None:
             height, width = region.probability.shape
             known = (region.x0, region.y0, region.x0 + width, region.y0 + height)
-        self._x0, self._y0 = (
-            max(known[0], math.floor(grown.x0)),
-            max(known[1], math.floor(grown.y0)),
-        )
-        self._x1 = min(known[2], image[0], math.ceil(grown.x1))
-        self._y1 = min(known[3], image[1], math.ceil(grown.y1))
+        self._x0, self._y0 = max(known[0], area[0]), max(known[1], area[1])
+        self._x1, self._y1 = min(known[2], area[2]), min(known[3], area[3])
         self._empty = self._x1 <= self._x0 or self._y1 <= self._y0
 
     def cut(self) -> Mask | None:

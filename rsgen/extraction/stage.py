@@ -72,6 +72,8 @@ class ExtractMasksStage:
         kind = backend_class(self._settings.backend)
         self.uses_torch = bool(stage_option(kind, "uses_torch", False))
         self.batch_size = int(stage_option(kind, "batch_size", 16))
+        self._instead: str | None = stage_option(kind, "instead", None)
+        self._may_be_unsure = hasattr(kind, "open")
         self._backend: MaskBackend | None = None
         self._last: tuple[str, Path, Scene] | None = None
 
@@ -132,7 +134,7 @@ class ExtractMasksStage:
         for index in range(shard.start, shard.stop):
             item = sources.items[index]
             try:
-                sample = self._sample(item, index, shard)
+                sample, failed = self._sample(item, index, shard)
             except (MemoryError, SetupError):
                 raise
             except Exception as error:
@@ -140,6 +142,8 @@ class ExtractMasksStage:
                     raise  # a full disk is the machine's state, no item is to blame
                 failures.append(Failure(item.sample.id, COMMAND, type(error).__name__, str(error)))
             else:
+                if failed is not None:
+                    failures.append(failed)
                 if sample is None:
                     counts[NO_DATA] += 1
                 else:
@@ -155,14 +159,14 @@ class ExtractMasksStage:
         if rows:
             replace_bytes(self._info.out / "failures" / name, rows)
 
-    def _sample(self, item: Item, index: int, shard: Shard) -> Sample | None:
-        """The annotated sample; None where not one pixel has data."""
+    def _sample(self, item: Item, index: int, shard: Shard) -> tuple[Sample | None, Failure | None]:
+        """The annotated sample (None where not one pixel has data), and what went wrong."""
         path, scene = self._scene(item)
         check_size(item, scene.height, scene.width)
         sample = item.sample
         found = scene.read(item.window)
         if not found.valid.any():
-            return None
+            return None, None
         pixels = found.pixels
         if sample.provenance.kind == "real" and sample.provenance.run is None:
             sample = replace(
@@ -175,11 +179,26 @@ class ExtractMasksStage:
             sample = replace(sample, image=f"{shard.images_prefix}/{name}", sha256=digest)
         elif sample.sha256 is None:
             sample = replace(sample, sha256=sha256_file(path))
+        made, failed = self._annotated(pixels, sample)
+        return with_instances(sample, made), failed
+
+    def _annotated(self, pixels: Pixels, sample: Sample) -> tuple[list[Instance], Failure | None]:
+        """Masks by the backend; where it has none for the image, by the one it names instead."""
         assert self._backend is not None, "a stage is opened before it works"
-        made = annotate_sample(
-            pixels, sample.layout.instances, self._sources.classes, self._backend
-        )
-        return with_instances(sample, made)
+        known, classes = sample.layout.instances, self._sources.classes
+        try:
+            return annotate_sample(pixels, known, classes, self._backend), None
+        except DataError as error:
+            if self._instead is None:
+                raise
+            text = f"{error}; the masks of this image are by {self._instead}"
+            failure = Failure(sample.id, COMMAND, type(error).__name__, text)
+        reason = f"{self._backend.name}: no usable answer for the image"
+        made = annotate_sample(pixels, known, classes, self._instead)
+        return [
+            new if new.mask is old.mask else replace(new, reasons=(reason, *new.reasons))
+            for old, new in zip(known, made, strict=True)
+        ], failure
 
     def _scene(self, item: Item) -> tuple[Path, Scene]:
         """(file, opened scene); tiles of one scene follow each other, so the last stays open."""
@@ -230,7 +249,7 @@ class ExtractMasksStage:
             )
         named = self._settings.backend
         other = sum(int(row.get("classical", 0)) for row in report.rows.values()) + fallen
-        if self.uses_torch and other > MANY_FALLBACKS * objects:
+        if self._may_be_unsure and other > MANY_FALLBACKS * objects:
             notes.append(
                 f"{other / objects:.0%} of the masks are not by {named}, which was unsure: each "
                 "says why in overlay.html"
