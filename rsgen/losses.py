@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,10 +14,14 @@ from torch import Tensor
 from rsgen.records import ClassTable, Layout
 
 __all__ = [
+    "clean_from",
     "gradient_difference",
     "kl_to_normal",
+    "level_weights",
     "min_snr_weight",
     "object_weights",
+    "prediction_target",
+    "ramp",
     "weighted_error",
 ]
 
@@ -59,8 +66,48 @@ def object_weights(
 
 def weighted_error(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Squared error with weights [N, 1, h, w] of mean 1, averaged over each sample, [N]."""
-    error = functional.mse_loss(prediction.float(), target.float(), reduction="none")
+    kind = torch.promote_types(prediction.dtype, torch.float32)
+    error = functional.mse_loss(prediction.to(kind), target.to(kind), reduction="none")
     return (error * weights).mean(dim=(1, 2, 3))
+
+
+def prediction_target(schedule: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What a model of this schedule's prediction type should say, [N, C, h, w]."""
+    if schedule.config.prediction_type == "epsilon":
+        return noise
+    velocity: Tensor = schedule.get_velocity(clean, noise, timesteps)
+    return velocity
+
+
+def clean_from(schedule: Any, noisy: Tensor, prediction: Tensor, timesteps: Tensor) -> Tensor:
+    """The clean latents that a prediction stands for, [N, C, h, w].
+
+    With z = a x + s e: x = (z - s e) / a, and x = a z - s v for v = a e - s x. Source: Salimans
+    & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", appendix D.
+    """
+    power = schedule.alphas_cumprod.to(noisy)[timesteps][:, None, None, None]
+    signal, level = power.sqrt(), (1 - power).sqrt()
+    if schedule.config.prediction_type == "epsilon":
+        return (noisy - level * prediction) / signal
+    return signal * noisy - level * prediction
+
+
+def level_weights(
+    schedule: Any, timesteps: Tensor, gamma: float | None, dtype: torch.dtype
+) -> Tensor | float:
+    """Min-SNR weight a sample [N], or 1 without a gamma."""
+    if gamma is None:
+        return 1.0
+    alphas = schedule.alphas_cumprod.to(timesteps.device, dtype)
+    return min_snr_weight(alphas, timesteps, gamma, str(schedule.config.prediction_type))
+
+
+def ramp(kind: str, progress: float) -> float:
+    """Weight of a growing term at `progress` = step / steps: linear, cosine, or constant 1."""
+    share = min(max(progress, 0.0), 1.0)
+    if kind == "constant":
+        return 1.0
+    return share if kind == "linear" else 0.5 - 0.5 * math.cos(math.pi * share)
 
 
 def min_snr_weight(

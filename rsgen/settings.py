@@ -109,6 +109,14 @@ class ExtractMasksConfig(Section):
     voc_base: Literal["auto", 0, 1] = Field(
         "auto", description="VOC boxes: 1 = pixels from 1 (VOC), 0 = edges from 0 (auto: by zeros)"
     )
+    captions: str | None = Field(
+        None,
+        description="model that gives objects captions: CLIP or SigLIP, a folder or hub:ORG/NAME",
+    )
+    phrases: str = Field(
+        "colours",
+        description="candidate phrases of captions: a template's name or a YAML file",
+    )
     tile: int | Literal["auto", "none"] = Field(
         "auto", description="tile side for large scenes (auto: 1024)"
     )
@@ -149,14 +157,26 @@ class TrainConfig(Section):
     )
     base: str | None = Field(None, description="model to start from (default: tiny)")
     init_from: str | None = Field(None, description="checkpoint whose weights to go on from")
-    method: Literal["plain"] = Field("plain", description="training method")
+    method: Literal["plain", "of-diff"] = Field(
+        "plain", description="training method (of-diff: real images guide the layout branch)"
+    )
+    distil_ramp: Literal["linear", "constant", "cosine"] = Field(
+        "linear", description="of-diff: how the real image's weight grows over the steps"
+    )
+    distil_weight: float = Field(
+        1.0, ge=0, description="of-diff: weight of following the branch that sees the image"
+    )
+    recon_augment: bool = Field(
+        False, description="of-diff: learn from re-noised reconstructions too, after a third"
+    )
     batch: Literal["plain"] = Field("plain", description="batch composition")
     max_steps: int | Literal["auto"] = Field(
         "auto", description="optimiser steps (auto: by the size of the set)"
     )
     unet: Literal["auto", "frozen", "lora", "decoder", "full"] = Field(
         "auto",
-        description="which UNet weights learn beside the ControlNet (auto: by images and weights)",
+        description="which UNet weights learn beside the ControlNet (auto: by images and weights; "
+        "of-diff: the decoder)",
     )
     lora_rank: int = Field(16, ge=1, description="rank of LoRA layers")
     condition: Literal["binary", "index", "classes"] = Field(
@@ -186,6 +206,10 @@ class TrainConfig(Section):
     rotate_degrees: float = Field(0.0, ge=0, le=180, description="free rotation, plus or minus")
     scale_range: tuple[float, float] = Field((1.0, 1.0), description="free scaling, least and most")
     photometry: float = Field(0.5, ge=0, le=1, description="strength of colour and light changes")
+    # Off: what an object leaves behind is painted by rule, and whole images turn without that.
+    shape_augment: Rate = Field(
+        0.0, description="share of objects turned by themselves, with their labels"
+    )
     views: int | Literal["auto"] = Field(
         "auto", description="augmented views cached an image (auto: by its size; 0: made anew)"
     )
@@ -246,7 +270,7 @@ class GenerateConfig(Section):
     )
     prompt: str = Field(
         "A satellite image of {classes}",
-        description="prompt with {classes}, {counts}, {scene}; [parts] may be left out",
+        description="prompt with {classes}, {counts}, {scene}, {captions}; [parts] may be left out",
     )
     negative_prompt: str = Field("", description="what to move away from")
     size: int | None = Field(None, ge=32, description="side in pixels (default: model's)")

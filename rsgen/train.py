@@ -6,6 +6,7 @@ will cost, optimise, look at the result, save a folder that diffusers opens.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ from rsgen.request import Plan
 from rsgen.runs import Job, check_request
 from rsgen.store import SampleRun, input_ref, open_samples, run_folder
 from rsgen.training.autoencoder import AutoencoderObjective, latent_scale
-from rsgen.training.diffusion import DiffusionObjective, DiffusionSettings
+from rsgen.training.diffusion import DiffusionObjective
+from rsgen.training.distillation import DistillationObjective, DistillationSettings
 from rsgen.training.latents import LatentViews
+from rsgen.training.pairs import PairSettings, TrainingPairs
 from rsgen.training.plan import (
     LR,
     automatic_lr,
@@ -36,6 +39,7 @@ from rsgen.training.plan import (
 )
 from rsgen.training.session import default_threads, open_training
 from rsgen.training.setup import (
+    check_method,
     choose_weights,
     make_accelerator,
     number_type,
@@ -66,6 +70,7 @@ def train(job: Job) -> RunSummary:
     """
     silence_libraries()
     settings = job.config.train
+    check_method(settings)
     source = _only_run(job)
     device = device_name(job.config.execution.device)
     dtype = number_type(job.config.execution.dtype, device)
@@ -217,6 +222,9 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
     else:
         encoding = prepare_controlnet(model, settings, classes, session.seed)
     count = sum(p.numel() for p in model.unet.parameters())
+    two_branches = settings.method == "of-diff"
+    if two_branches and unet_mode == "auto":
+        unet_mode = "decoder"
     if unet_mode == "auto":
         unet_mode = automatic_unet(len(session.images), count)
         session.run.reporter.note(
@@ -229,7 +237,9 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
     learn_text = settings.learn_text
     if learn_text is None:
         learn_text = settings.task == "base" and settings.from_scratch
-    choose_weights(model, settings.task, unet_mode, learn_text, settings.lora_rank)
+    choose_weights(
+        model, settings.task, unet_mode, learn_text, settings.lora_rank, decoder_only=two_branches
+    )
     place_weights(model, device, dtype, settings.gradient_checkpointing)
     views = _latent_views(session)
     views.fill(
@@ -255,7 +265,10 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
         return validator.look(step, session.run.path / "validation" / f"step-{step:06d}.png")
 
     result = optimise(session, objective, look)
-    card = model_card(session, encoding, settings.task, {"unet": unet_mode, "lr": session.lr})
+    facts: dict[str, str | float] = {"unet": unet_mode, "lr": session.lr}
+    if two_branches:
+        facts["method"] = settings.method
+    card = model_card(session, encoding, settings.task, facts)
     return commit_model(session, objective, result, card, look, lora=unet_mode == "lora")
 
 
@@ -263,11 +276,19 @@ def _latent_views(session: Session) -> LatentViews:
     settings = session.settings
     count = settings.views
     if count == "auto":
-        count = automatic_views(session.images.samples, session.size, settings.augment)
+        changes = settings.augment or settings.shape_augment > 0
+        count = automatic_views(session.images.samples, session.size, changes)
     augment = AugmentSettings(flips=False)
     if settings.augment:
         augment = AugmentSettings(
             True, settings.rotate_degrees, settings.scale_range, settings.photometry
+        )
+    augment = replace(augment, turned_shapes=settings.shape_augment)
+    if settings.shape_augment > 0 and count == 1:
+        session.run.reporter.note(
+            f"train.shape_augment turns nothing in images of {session.size} px, whose one view "
+            "is the image itself: use -s train.views=2 or more, or 0",
+            "warning",
         )
     return LatentViews(
         session.images,
@@ -276,12 +297,13 @@ def _latent_views(session: Session) -> LatentViews:
         seed=session.seed,
         views=count,
         settings=augment,
+        with_pixels=settings.method == "of-diff",
     )
 
 
 def _diffusion_objective(
     session: Session, views: LatentViews, encoding: ConditionEncoding | None
-) -> DiffusionObjective:
+) -> DiffusionObjective | DistillationObjective:
     settings, model, classes = session.settings, session.model, session.images.classes
     schedule = model.noise_schedule()
     timesteps = settings.timesteps
@@ -294,23 +316,42 @@ def _diffusion_objective(
         assert encoding is not None
         return encode(layout, pixels, encoding, classes)
 
-    return DiffusionObjective(
+    pairs = TrainingPairs(
         views,
         classes,
-        DiffusionSettings(
+        PairSettings(
             session.seed,
             session.size,
             settings.caption_dropout,
             settings.hint_dropout,
             settings.object_weight,
             timesteps,
+        ),
+        tokenize=model.tokens,
+        prompt=lambda layout: make_prompt(layout, classes),
+        encode=None if encoding is None else encoded,
+        levels=int(schedule.config.num_train_timesteps),
+    )
+    if settings.method == "plain":
+        return DiffusionObjective(
+            pairs,
+            unet=model.unet,
+            text_encoder=model.text_encoder,
+            controlnet=model.controlnet,
+            noise_schedule=schedule,
+            snr_gamma=settings.snr_gamma,
+        )
+    return DistillationObjective(
+        pairs,
+        DistillationSettings(
+            session.steps,
+            settings.distil_ramp,
+            settings.distil_weight,
+            settings.recon_augment,
             settings.snr_gamma,
         ),
         unet=model.unet,
         text_encoder=model.text_encoder,
-        tokenize=model.tokens,
         controlnet=model.controlnet,
         noise_schedule=schedule,
-        encode=None if encoding is None else encoded,
-        prompt=lambda layout: make_prompt(layout, classes),
     )

@@ -1,36 +1,17 @@
-"""The diffusion tasks: a UNet on text (base), and a ControlNet beside it (controlnet)."""
+"""The plain diffusion tasks: a UNet on text (base), and a ControlNet beside it (controlnet)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsgen.losses import min_snr_weight, object_weights, weighted_error
-from rsgen.records import ClassTable, Layout
-from rsgen.store import item_seed
-from rsgen.training.latents import LatentViews
+from rsgen.losses import level_weights, prediction_target, weighted_error
+from rsgen.training.pairs import TrainingPairs
 
-__all__ = ["DiffusionObjective", "DiffusionSettings", "Encoder", "draw_timesteps"]
-
-Encoder = Callable[[Layout], np.ndarray]
-
-
-@dataclass(frozen=True)
-class DiffusionSettings:
-    """How a training pair becomes a loss."""
-
-    seed: int
-    size: int
-    caption_dropout: float
-    hint_dropout: float
-    object_weight: float
-    timesteps: str  # "uniform" | "logit-normal"
-    snr_gamma: float | None
+__all__ = ["DiffusionObjective"]
 
 
 class _DiffusionLoss(nn.Module):
@@ -68,86 +49,29 @@ class _DiffusionLoss(nn.Module):
             mid_block_additional_residual=middle,
             return_dict=False,
         )[0]
-        kind = str(schedule.config.prediction_type)
-        target = noise if kind == "epsilon" else schedule.get_velocity(latents, noise, steps)
+        target = prediction_target(schedule, latents, noise, steps)
         loss = weighted_error(prediction, target, batch["weights"])
-        if self.snr_gamma is not None:
-            alphas = schedule.alphas_cumprod.to(steps.device)
-            loss = loss * min_snr_weight(alphas, steps, self.snr_gamma, kind)
-        return loss
+        return loss * level_weights(schedule, steps, self.snr_gamma, loss.dtype)
 
 
 class DiffusionObjective:
-    """Draws pairs and levels for each step; learns whatever has `requires_grad` set."""
+    """One loss a step; learns whatever has `requires_grad` set."""
 
     def __init__(
         self,
-        views: LatentViews,
-        classes: ClassTable,
-        settings: DiffusionSettings,
+        pairs: TrainingPairs,
         *,
         unet: nn.Module,
         text_encoder: nn.Module,
-        tokenize: Callable[[Sequence[str]], Tensor],
         controlnet: nn.Module | None,
         noise_schedule: Any,
-        encode: Encoder | None,
-        prompt: Callable[[Layout], str],
+        snr_gamma: float | None,
     ) -> None:
-        self.views, self.classes, self.settings = views, classes, settings
-        self.tokenize, self.encode, self.prompt = tokenize, encode, prompt
-        self.schedule_length = int(noise_schedule.config.num_train_timesteps)
-        self.module = _DiffusionLoss(
-            unet, text_encoder, controlnet, noise_schedule, settings.snr_gamma
-        )
+        self.pairs = pairs
+        self.module = _DiffusionLoss(unet, text_encoder, controlnet, noise_schedule, snr_gamma)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}
 
     def batch(self, step: int, start: int, stop: int, device: torch.device) -> dict[str, Tensor]:
-        """latents, noise [N, C, h, w], timesteps [N], tokens, condition [N, K, H, W], weights."""
-        settings, items = self.settings, len(self.views.images)
-        draws = [
-            np.random.default_rng(item_seed(settings.seed, "train", f"{step}/{position}"))
-            for position in range(start, stop)
-        ]
-        keys = [(int(rng.integers(items)), int(rng.integers(2**31))) for rng in draws]
-        views = self.views.get(keys)
-        latents = np.stack([view.latent for view in views])
-        noise = np.stack([rng.standard_normal(latents.shape[1:], np.float32) for rng in draws])
-        steps = [draw_timesteps(rng, settings.timesteps, self.schedule_length) for rng in draws]
-        texts = []
-        for rng, view in zip(draws, views, strict=True):
-            text = view.prompt if view.prompt is not None else self.prompt(view.layout)
-            texts.append("" if rng.random() < settings.caption_dropout else text)
-        factor = settings.size // latents.shape[-1]
-        weights = [
-            object_weights(view.layout, self.classes, settings.object_weight, factor)
-            for view in views
-        ]
-        batch = {
-            "latents": torch.from_numpy(latents).to(device),
-            "noise": torch.from_numpy(noise).to(device),
-            "timesteps": torch.tensor(steps, device=device),
-            "tokens": self.tokenize(texts).to(device),
-            "weights": torch.from_numpy(np.stack(weights))[:, None].to(device),
-        }
-        if self.encode is not None:
-            conditions = []
-            for rng, view in zip(draws, views, strict=True):
-                encoded = self.encode(view.layout)
-                dropped = rng.random() < settings.hint_dropout
-                conditions.append(np.zeros_like(encoded) if dropped else encoded)
-            batch["condition"] = torch.from_numpy(np.stack(conditions)).to(device)
-        return batch
-
-
-def draw_timesteps(rng: np.random.Generator, kind: str, length: int) -> int:
-    """One noise level in [0, length): uniform, or dense in the middle (logit-normal).
-
-    Source: Esser et al. 2024, "Scaling Rectified Flow Transformers", section 3.1.
-    """
-    if kind == "uniform":
-        return int(rng.integers(length))
-    share = 1 / (1 + np.exp(-rng.standard_normal()))
-    return min(int(share * length), length - 1)
+        return self.pairs.batch(step, start, stop, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,20 @@ from rsgen.training.session import stop_together
 
 __all__ = ["LatentView", "LatentViews", "encode_pixels"]
 
+PIXEL_BYTES = 2_000_000_000
+
 
 @dataclass(frozen=True)
 class LatentView:
-    """Scaled latent float32 [C, h, w], the layout in pixels of the view, and the prompt."""
+    """Scaled latent float32 [C, h, w], the layout in pixels of the view, and the prompt.
+
+    `pixels` uint8 [H, W, 3] is what was encoded, for those who asked for it.
+    """
 
     latent: npt.NDArray[np.float32]
     layout: Layout
     prompt: str | None
+    pixels: Pixels | None = None
 
 
 def encode_pixels(vae: Any, images: Pixels) -> Tensor:
@@ -44,7 +50,10 @@ def encode_pixels(vae: Any, images: Pixels) -> Tensor:
 
 
 class LatentViews:
-    """Views of training images by (item, view); `views` of each are kept, 0 keeps none."""
+    """Views of training images by (item, view); `views` of each are kept, 0 keeps none.
+
+    With `with_pixels` every view comes with its image: kept up to a byte budget, else made anew.
+    """
 
     def __init__(
         self,
@@ -55,9 +64,12 @@ class LatentViews:
         seed: int,
         views: int,
         settings: AugmentSettings,
+        with_pixels: bool = False,
+        pixel_bytes: int = PIXEL_BYTES,
     ) -> None:
         self.images, self.vae, self.size, self.seed = images, vae, size, seed
-        self.views, self.settings = views, settings
+        self.views, self.settings, self.with_pixels = views, settings, with_pixels
+        self._pixels_left = pixel_bytes if with_pixels else 0
         self._kept: dict[tuple[int, int], LatentView] = {}
 
     def fill(
@@ -101,7 +113,10 @@ class LatentViews:
                 save_file({"latents": torch.from_numpy(latents).contiguous()}, temporary)
                 temporary.replace(store)
         for key, view, latent in zip(keys, made, latents, strict=True):
-            self._kept[key] = LatentView(latent, view.layout, view.prompt)
+            held = view.image.nbytes <= self._pixels_left
+            self._pixels_left -= view.image.nbytes if held else 0
+            pixels = view.image if held else None
+            self._kept[key] = LatentView(latent, view.layout, view.prompt, pixels)
 
     @staticmethod
     def _gathered(
@@ -115,9 +130,18 @@ class LatentViews:
 
     def get(self, keys: list[tuple[int, int]]) -> list[LatentView]:
         """Views by (item, any whole number): kept ones repeat, others are made anew."""
-        if self.views:
-            return [self._kept[item, number % self.views] for item, number in keys]
-        return self._encode([self._make(*key) for key in keys])
+        if not self.views:
+            return self._encode([self._make(*key) for key in keys])
+        kept = [(item, number % self.views) for item, number in keys]
+        if not self.with_pixels:
+            return [self._kept[key] for key in kept]
+        return [self._with_pixels(key) for key in kept]
+
+    def _with_pixels(self, key: tuple[int, int]) -> LatentView:
+        view = self._kept[key]
+        if view.pixels is not None:
+            return view
+        return replace(view, pixels=self._make(*key).image)
 
     def real_latents(self) -> Tensor:
         """One latent an item (its first view), float32 [N, C, h, w]."""
@@ -132,7 +156,7 @@ class LatentViews:
 
     def _encode(self, views: list[View]) -> list[LatentView]:
         return [
-            LatentView(latent, view.layout, view.prompt)
+            LatentView(latent, view.layout, view.prompt, view.image if self.with_pixels else None)
             for latent, view in zip(self._latents(views), views, strict=True)
         ]
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -23,9 +23,19 @@ from rsgen.request import item_seed
 from rsgen.training.session import stop_together
 from rsgen.training.state import TrainingState, latest_state, load_state, save_state
 
-__all__ = ["FitResult", "LoopSettings", "Objective", "averaged", "fit", "learning_rate"]
+__all__ = [
+    "FitResult",
+    "LoopSettings",
+    "Objective",
+    "SeveralLosses",
+    "averaged",
+    "fit",
+    "learning_rate",
+    "losses_of",
+]
 
 Batch = Mapping[str, Tensor]
+BUCKET = 25_000_000  # gradients averaged over the ranks in one message
 
 
 class Objective(Protocol):
@@ -40,6 +50,36 @@ class Objective(Protocol):
 
     def batch(self, step: int, start: int, stop: int, device: torch.device) -> Batch:
         """Samples start..stop of the batch of a step; a pure function of its arguments."""
+
+
+@runtime_checkable
+class SeveralLosses(Protocol):
+    """An objective that backpropagates more than once a step; its module is not called."""
+
+    def passes(self, batch: Batch) -> Iterator[Tensor]:
+        """Losses [N], each to be backpropagated before the next is asked for."""
+
+    def parts(self) -> Mapping[str, Tensor]:
+        """Mean of each part of the loss since the last call, for the log."""
+
+
+def losses_of(
+    objective: Objective, module: nn.Module, batch: Batch, accelerator: Accelerator
+) -> Iterator[Tensor]:
+    """The losses [N] of a batch in the run's number type, to be backpropagated one by one."""
+    if not isinstance(objective, SeveralLosses):
+        with accelerator.autocast():
+            loss: Tensor = module(batch)
+        yield loss
+        return
+    passes = objective.passes(batch)
+    while True:
+        # left between the passes: weights that were cast for one have the wrong graph in the next
+        with accelerator.autocast():
+            following = next(passes, None)
+        if following is None:
+            return
+        yield following
 
 
 @dataclass(frozen=True)
@@ -121,7 +161,12 @@ def fit(
     average = (
         EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.ema_decay else None
     )
-    module, prepared = accelerator.prepare(objective.module, optimizer)
+    if isinstance(objective, SeveralLosses):
+        # DDP counts on one backward pass a step, so `_step` averages gradients itself
+        module, prepared = objective.module.to(accelerator.device), accelerator.prepare(optimizer)
+        objective.parts()  # of the pass that was timed
+    else:
+        module, prepared = accelerator.prepare(objective.module, optimizer)
     session = _Session(named, optimizer, average, accelerator, state_folder)
     session.restore()
     session.save()
@@ -149,6 +194,9 @@ def fit(
         if session.step % settings.log_every == 0 or session.step == settings.max_steps:
             recent = session.history[-settings.log_every :]
             reporter.metric("loss", sum(recent) / len(recent), session.step)
+            if isinstance(objective, SeveralLosses):
+                for name, part in objective.parts().items():
+                    reporter.metric(name, float(accelerator.reduce(part, "mean")), session.step)
         if session.step % settings.checkpoint_every == 0:
             session.save()
         if on_validate is not None and _due(settings, session.step):
@@ -190,9 +238,12 @@ def _step(
         batch = objective.batch(step, start, start + share, accelerator.device)
         last = micro == settings.accumulate - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(module):
-            loss = module(batch).mean() / settings.accumulate
-            total += loss.detach()
-            accelerator.backward(loss)
+            for losses in losses_of(objective, module, batch, accelerator):
+                loss = losses.mean() / settings.accumulate
+                total += loss.detach()
+                accelerator.backward(loss)
+    if isinstance(objective, SeveralLosses):
+        _average_gradients(list(objective.parameters().values()), accelerator)
     mean = float(accelerator.reduce(total, "mean"))
     if not math.isfinite(mean):
         optimizer.zero_grad()
@@ -205,6 +256,20 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return mean, True
+
+
+def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+    """Every rank gets the mean of all ranks' gradients, a bucket at a time."""
+    if accelerator.num_processes == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    while gradients:
+        bucket, size = [gradients.pop()], 0
+        while gradients and (size := size + bucket[-1].numel()) < BUCKET:
+            bucket.append(gradients.pop())
+        joined = accelerator.reduce(torch.cat([g.flatten() for g in bucket]), "mean")
+        for gradient, mean in zip(bucket, joined.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 class _Session:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from rsgen.errors import UsageError
-from rsgen.training.loop import Objective
+from rsgen.training.loop import Objective, losses_of
 
 __all__ = [
     "Estimate",
@@ -122,8 +122,8 @@ def _timed_pass(
 ) -> float:
     started = time.monotonic()
     batch = objective.batch(0, 0, share, accelerator.device)
-    with accelerator.autocast():
-        module(batch).mean().backward()
+    for losses in losses_of(objective, module, batch, accelerator):
+        losses.mean().backward()
     if accelerator.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic() - started

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
 
 from rsgen import devices
 from rsgen.condition import ConditionEncoding
 from rsgen.errors import UsageError
 from rsgen.models.base import ModelCard, ModelRef, load_model
+from rsgen.models.image_hint import IMAGE_CHANNELS, add_image_slice
 from rsgen.models.stable_diffusion import DTYPES, StableDiffusion
 from rsgen.models.tiny import build_tiny
+from rsgen.models.unet_parts import decoder_parts
 from rsgen.records import ClassTable
 from rsgen.request import item_seed
 from rsgen.settings import TrainConfig
 
 __all__ = [
     "card_encoding",
+    "check_method",
     "choose_weights",
     "make_accelerator",
     "merge_lora",
@@ -53,6 +56,33 @@ def make_accelerator(device: str, dtype: str) -> Accelerator:
     # an earlier training of this process may have had another number type
     AcceleratorState._reset_state()
     return Accelerator(cpu=device == "cpu", mixed_precision="no" if dtype == "fp32" else dtype)
+
+
+def check_method(settings: TrainConfig) -> None:
+    """Raise UsageError where `train.method` and another setting exclude each other."""
+    if settings.method == "plain":
+        if settings.recon_augment:
+            raise UsageError(
+                "train.recon_augment belongs to train.method=of-diff",
+                hint="add -s train.method=of-diff, or leave recon_augment out",
+            )
+        return
+    if settings.task != "controlnet":
+        raise UsageError(
+            f"train.method=of-diff teaches a layout branch, train.task={settings.task} has none",
+            hint="leave train.method out, or use -s train.task=controlnet",
+        )
+    if settings.unet == "full":
+        raise UsageError(
+            "train.method=of-diff computes the UNet's encoder once for both branches, fixed; "
+            "train.unet=full would have it learn",
+            hint="use -s train.unet=decoder, lora or frozen",
+        )
+    if settings.learn_text:
+        raise UsageError(
+            "train.method=of-diff does not teach the text encoder",
+            hint="leave train.learn_text out; train.task=base teaches it",
+        )
 
 
 def open_base(settings: TrainConfig, reference: str | Path, seed: int) -> StableDiffusion:
@@ -94,13 +124,23 @@ def prepare_controlnet(
     if settings.from_scratch or model.condition_channels != encoding.channels:
         torch.manual_seed(item_seed(seed, "train", "controlnet") % 2**31)
         model.controlnet = model.fresh_controlnet(encoding.channels)
+    if settings.method == "of-diff" and encoding.channels != IMAGE_CHANNELS:
+        add_image_slice(model.controlnet, item_seed(seed, "train", "image slice") % 2**31)
     return encoding
 
 
 def choose_weights(
-    model: StableDiffusion, task: str, unet_mode: str, learn_text: bool, lora_rank: int
+    model: StableDiffusion,
+    task: str,
+    unet_mode: str,
+    learn_text: bool,
+    lora_rank: int,
+    decoder_only: bool = False,
 ) -> None:
-    """Set `requires_grad` everywhere; LoRA layers are added to the UNet where asked for."""
+    """Set `requires_grad` everywhere; LoRA layers are added to the UNet where asked for.
+
+    `decoder_only` keeps them out of the UNet's encoder.
+    """
     for network in model.networks().values():
         network.requires_grad_(False)
     model.text_encoder.requires_grad_(learn_text)
@@ -110,22 +150,24 @@ def choose_weights(
     if unet_mode == "full":
         unet.requires_grad_(True)
     elif unet_mode == "decoder":
-        parts: list[nn.Module] = [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
-        for part in parts:
+        for part in decoder_parts(unet):
             part.requires_grad_(True)
     elif unet_mode == "lora":
-        _add_lora(unet, lora_rank)
+        _add_lora(unet, lora_rank, decoder_only)
 
 
-def _add_lora(unet: Any, rank: int) -> None:
+def _add_lora(unet: Any, rank: int, decoder_only: bool) -> None:
     from peft import LoraConfig
+
+    names = "|".join(re.escape(name) for name in LORA_TARGETS)
+    decoder = rf"up_blocks\..*\.({names})"
 
     unet.add_adapter(
         LoraConfig(
             r=rank,
             lora_alpha=rank,
             init_lora_weights="gaussian",
-            target_modules=list(LORA_TARGETS),
+            target_modules=decoder if decoder_only else list(LORA_TARGETS),
         ),
         adapter_name=LORA_NAME,
     )

@@ -13,6 +13,7 @@ from rsgen.condition import ConditionEncoding
 from rsgen.data import TrainingImages, median_object_px
 from rsgen.errors import GateMissed
 from rsgen.models.base import ModelCard
+from rsgen.models.image_hint import drop_image_slice
 from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.records import Sample
 from rsgen.reporting import RunSummary
@@ -192,6 +193,8 @@ def commit_model(
             run.info.command, str(run.path), status, counts=counts, exit_code=exit_code
         )
     artifacts: dict[str, Path] = {}
+    if model.controlnet is not None:
+        drop_image_slice(model.controlnet)  # a finished model sees no real images
     if lora:
         merge_lora(model.unet, run.path / "adapter")
         artifacts["adapter"] = run.path / "adapter"
