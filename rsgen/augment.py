@@ -37,7 +37,7 @@ from rsgen.images import Pixels
 from rsgen.mask import Mask
 from rsgen.records import Instance, Layout
 
-__all__ = ["AugmentSettings", "Augmenter", "move_instance", "move_layout", "warp"]
+__all__ = ["AugmentSettings", "Augmenter", "move_instance", "move_layout", "warp", "warp_mask"]
 
 BoolImage = npt.NDArray[np.bool_]
 Moved = tuple[Pixels, Layout]
@@ -45,13 +45,17 @@ Moved = tuple[Pixels, Layout]
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """What may change. `focus` is an (x, y) point that the crop holds, None for anywhere."""
+    """What may change. `focus` is an (x, y) point that the crop holds, None for anywhere.
+
+    `turned_shapes` is the share of objects that shape_augment.py turns by themselves.
+    """
 
     flips: bool = True
     rotate_degrees: float = 0.0
     scale_range: tuple[float, float] = (1.0, 1.0)
     photometry: float = 0.0
     focus: tuple[float, float] | None = None
+    turned_shapes: float = 0.0
 
 
 class Augmenter:
@@ -164,7 +168,7 @@ def move_layout(layout: Layout, matrix: Affine, width: int, height: int) -> Layo
             continue
         array = None
         if instance.mask is not None:
-            array = _warp_mask(instance.mask, matrix, width, height)
+            array = warp_mask(instance.mask, matrix, width, height)
         moved = move_instance(instance, matrix, array, width, height)
         if moved is not None:
             instances.append(moved)
@@ -173,7 +177,8 @@ def move_layout(layout: Layout, matrix: Affine, width: int, height: int) -> Layo
     return replace(layout, width=width, height=height, instances=tuple(instances), gsd_m=gsd_m)
 
 
-def _warp_mask(mask: Mask, matrix: Affine, width: int, height: int) -> BoolImage:
+def warp_mask(mask: Mask, matrix: Affine, width: int, height: int) -> BoolImage:
+    """A mask through an affine, bool [height, width]: linear, cut at one half."""
     crop = np.pad(mask.crop().astype(np.uint8) * 255, 1)
     from_crop = compose(matrix, similarity(shift=(mask.x0 - 1, mask.y0 - 1)))
     half = similarity(shift=(0.5, 0.5))

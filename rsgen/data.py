@@ -16,6 +16,7 @@ from rsgen.augment import Augmenter, AugmentSettings
 from rsgen.errors import DataError
 from rsgen.images import Pixels
 from rsgen.records import ClassTable, Layout, Sample, lost_share
+from rsgen.shape_augment import turn_shapes
 from rsgen.splits import train_only
 from rsgen.store import SampleRun, item_seed
 
@@ -171,6 +172,8 @@ def make_view(
     if not exact:
         settings = replace(settings, focus=focus_point(sample.layout, rng))
     moved, layout = Augmenter(settings, size)(image, sample.layout, rng)
+    if settings.turned_shapes > 0:
+        moved, layout = turn_shapes(moved, layout, images.classes, settings.turned_shapes, rng)
     return View(moved, layout, sample.prompt)
 
 

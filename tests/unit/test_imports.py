@@ -47,6 +47,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("models",),
     ("judge",),
     ("extraction", "augment", "losses"),
+    ("shape_augment",),
     ("data",),
     ("scorers",),
     ("training", "generation"),
