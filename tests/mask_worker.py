@@ -65,7 +65,7 @@ def main():
         if mode == "dies" or (mode == "dies-in-the-dark" and seen.max() < 150):
             print("no memory left", file=sys.stderr)
             os._exit(3)
-        if mode == "slow":
+        if mode in {"slow", "stubborn"}:
             time.sleep(60)
         print(file if mode == "says" else json.dumps(look(question, mode)))
     if mode == "stubborn":
