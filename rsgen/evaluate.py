@@ -33,6 +33,7 @@ from rsgen.training.session import default_threads
 __all__ = ["evaluate"]
 
 REPORT = "report.json"
+MEASURED_ON = "measured on"
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,12 @@ def _images(opened: _Opened) -> tuple[Images, Images, Images]:
 
 def _compute(run: ProgramRun, evaluation: Evaluation, cells: list[Cell]) -> dict[str, CellResult]:
     results: dict[str, CellResult] = {}
+    announced = False
     for done, cell in enumerate(cells):
-        run.reporter.stage("evaluate", len(cells), "metric")
-        run.reporter.advance(done)
+        if not announced:
+            run.reporter.stage("evaluate", len(cells), "metric")
+            run.reporter.advance(done)
+        announced = not getattr(cell, "stages", False)
         kept = run.path / "cells" / f"{cell.name}.json"
         folder = run.path / "cells" / cell.name
         if kept.is_file():
@@ -177,6 +181,8 @@ def _compute(run: ProgramRun, evaluation: Evaluation, cells: list[Cell]) -> dict
             text = json.dumps(result.to_json(), indent=1, allow_nan=False) + "\n"
             replace_bytes(kept, text.encode("utf-8"))
             results[cell.name] = result
+        if announced:
+            run.reporter.advance()
         run.check_stop()
     return results
 
@@ -214,22 +220,21 @@ def _commit(
     fewest = min(len(evaluation.generated), len(evaluation.real))
     if fewest < FEW:
         notes.append(f"{fewest} images on a side: figures of distributions are rough under {FEW}")
-    for note in notes:
-        run.reporter.note(note)
-    tables = {cell.title: _column(results[cell.name].figures, against, cell.name) for cell in cells}
+    tables = {cell.title: _column(results[cell.name], against, cell.name) for cell in cells}
     artifacts = {"report": page, "figures": run.path / REPORT}
     return run.commit(counts=counts, artifacts=artifacts, tables=tables, notes=notes)
 
 
-def _column(
-    figures: Mapping[str, Any], against: Other | None, name: str
-) -> dict[str, float | int | str]:
-    """A cell's figures for the console, with the other report's in brackets."""
+def _column(result: CellResult, against: Other | None, name: str) -> dict[str, float | int | str]:
+    """A cell's figures for the console, with the other report's in brackets, and what they were
+    measured on."""
     other = {} if against is None else against.cell(name).get("figures", {})
     column: dict[str, float | int | str] = {}
-    for key, value in figures.items():
+    for key, value in result.figures.items():
         shown = _shown(value)
         column[key] = shown if against is None else f"{shown} (against: {_shown(other.get(key))})"
+    if result.counts:
+        column[MEASURED_ON] = ", ".join(f"{n} {key}" for key, n in result.counts.items())
     return column
 
 

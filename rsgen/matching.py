@@ -22,6 +22,7 @@ __all__ = [
     "Match",
     "asked_of",
     "coco_precision",
+    "crowd_shares",
     "iou_matrix",
     "iou_of_pairs",
     "match_objects",
@@ -39,7 +40,8 @@ class Asked:
 
     quads: float64 [m, 4, 2], of an upright box its corners. labels: class names. ignored:
     bool [m], difficult objects and crowds: neither a hit nor a miss. headings: float64 [m]
-    radians, NaN where unknown.
+    radians, NaN where unknown. crowd: bool [m], which of the ignored ones are regions of many
+    objects; any number of detections may lie in one. None: none of them.
     """
 
     quads: Floats
@@ -48,14 +50,38 @@ class Asked:
     headings: Floats
     width: int
     height: int
+    crowd: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def crowds(self) -> npt.NDArray[np.bool_]:
+        """bool [m]."""
+        return np.zeros(len(self), dtype=bool) if self.crowd is None else self.crowd
+
+    @property
+    def counted(self) -> int:
+        """How many are to be found."""
+        return int((~self.ignored).sum())
+
+    def chosen(self, places: Sequence[int]) -> Asked:
+        """Some of them, by position."""
+        index = np.asarray(places, dtype=np.intp)
+        return Asked(
+            self.quads[index],
+            tuple(self.labels[k] for k in index),
+            self.ignored[index],
+            self.headings[index],
+            self.width,
+            self.height,
+            self.crowds[index],
+        )
+
 
 def asked_of(layout: Layout, classes: ClassTable) -> Asked:
     """The things of a layout; stuff and what has no outline are left out."""
-    quads, labels, ignored, headings = [], [], [], []
+    quads, labels, ignored, headings, crowds = [], [], [], [], []
     for instance in layout.instances:
         box = instance.bounds()
         if box is None or classes.is_stuff(instance.label):
@@ -63,6 +89,7 @@ def asked_of(layout: Layout, classes: ClassTable) -> Asked:
         quads.append(as_array(instance.quad or box_quad(box)))
         labels.append(classes.resolve(instance.label).name)
         ignored.append(instance.difficult or instance.iscrowd)
+        crowds.append(instance.iscrowd)
         headings.append(np.nan if instance.heading_rad is None else instance.heading_rad)
     return Asked(
         np.array(quads, dtype=np.float64).reshape(-1, 4, 2),
@@ -71,6 +98,7 @@ def asked_of(layout: Layout, classes: ClassTable) -> Asked:
         np.array(headings, dtype=np.float64),
         layout.width,
         layout.height,
+        np.array(crowds, dtype=bool),
     )
 
 
@@ -93,9 +121,28 @@ def iou_of_pairs(ours: Shapes, theirs: Shapes) -> Floats:
     return shared
 
 
+def crowd_shares(found: Detections, asked: Asked) -> Floats:
+    """Share of each detection's area that lies in each crowd, float64 [n, m]; 0 for others.
+
+    Source: COCO's evaluation, where a crowd stands for objects that nobody has told apart.
+    """
+    shares = np.zeros((len(found), len(asked)))
+    columns = np.flatnonzero(asked.crowds)
+    if not len(found) or not len(columns):
+        return shares
+    ours, theirs = shapely.polygons(found.quads), shapely.polygons(asked.quads[columns])
+    common = shapely.area(shapely.intersection(ours[:, None], theirs[None]))
+    area = shapely.area(ours)[:, None]
+    shares[:, columns] = np.divide(common, area, out=np.zeros_like(common), where=area > 0)
+    return shares
+
+
 @dataclass(frozen=True)
 class Match:
-    """A detection and the asked object that it took; positions in their lists."""
+    """A detection and the asked object that it took; positions in their lists.
+
+    iou: with a crowd, the share of the detection that lies in it.
+    """
 
     found: int
     asked: int
@@ -107,9 +154,11 @@ def match_objects(
 ) -> list[Match]:
     """Pairs, best detection first: each takes its most overlapping free object of its class.
 
-    An object that is not ignored is taken before one that is. `any_class` lets classes differ.
+    An object that is not ignored is taken before one that is; a crowd takes all that lie in it
+    with a share of `threshold` and have no other object. `any_class` lets classes differ.
     """
-    overlaps = iou_matrix(found.quads, asked.quads)
+    crowds = asked.crowds
+    overlaps = np.where(crowds, crowd_shares(found, asked), iou_matrix(found.quads, asked.quads))
     free = np.ones(len(asked), dtype=bool)
     names = np.array(asked.labels, dtype=object)
     pairs = []
@@ -122,7 +171,7 @@ def match_objects(
         wanted = fits & ~asked.ignored
         choice = np.where(wanted if wanted.any() else fits, overlaps[k], -1.0)
         best = int(choice.argmax())
-        free[best] = False
+        free[best] = bool(crowds[best])
         pairs.append(Match(k, best, float(overlaps[k, best])))
     return pairs
 
@@ -138,7 +187,10 @@ def oriented_precision(
 
     Source: Everingham et al. 2010, "The PASCAL VOC Challenge", section 4.2 (voc07: mean of
     precision at recall 0, 0.1 .. 1; voc12: area under the monotone curve). A detection takes
-    its most overlapping object; that object taken already, it is a false one.
+    its most overlapping object; that object taken already, it is a false one. Overlap of at
+    least the threshold counts, as in COCO (VOC's tool asks for more than it). Difficult objects
+    are ignored as in VOC, crowds as in COCO: a detection without an object that lies in one
+    with a share of `threshold` counts as nothing.
     """
     result = {}
     for name in names:
@@ -153,29 +205,29 @@ def oriented_precision(
                 continue
             some = ours.chosen(mine)
             scores.append(some.scores)
-            hits.append(_voc_hits(some, theirs.quads[wanted], theirs.ignored[wanted], threshold))
+            hits.append(_voc_hits(some, theirs.chosen(wanted), threshold))
         result[name] = _average_precision(scores, hits, total, form)
     return result
 
 
-def _voc_hits(
-    found: Detections, quads: Floats, ignored: npt.NDArray[np.bool_], threshold: float
-) -> npt.NDArray[np.float64]:
+def _voc_hits(found: Detections, asked: Asked, threshold: float) -> npt.NDArray[np.float64]:
     """1 a hit, 0 a false one, NaN a detection of an ignored object; in the given order."""
-    overlaps = iou_matrix(found.quads, quads)
-    taken = np.zeros(len(quads), dtype=bool)
     hits = np.zeros(len(found))
+    if not len(asked):
+        return hits
+    overlaps = np.where(asked.crowds, -1.0, iou_matrix(found.quads, asked.quads))
+    crowded = crowd_shares(found, asked).max(axis=1) >= threshold
+    taken = np.zeros(len(asked), dtype=bool)
     for k in np.argsort(-found.scores, kind="stable").tolist():
-        if not len(quads):
-            continue
         best = int(overlaps[k].argmax())
-        if overlaps[k, best] < threshold:
-            continue
-        if ignored[best]:
+        near = overlaps[k, best] >= threshold
+        if near and asked.ignored[best]:
             hits[k] = np.nan
-        elif not taken[best]:
+        elif near and not taken[best]:
             taken[best] = True
             hits[k] = 1.0
+        elif crowded[k]:
+            hits[k] = np.nan
     return hits
 
 
@@ -222,10 +274,19 @@ def coco_precision(
     """pycocotools' evaluation of the upright boxes around quads.
 
     Every detection counts (maxDets is the largest number in an image): with COCO's limit of
-    100 a perfect answer to a dense scene could not reach 1.
+    100 a perfect answer to a dense scene could not reach 1. Difficult objects are ignored by
+    IoU; as crowds, which is all that pycocotools reads from a file, they would also forgive any
+    box within them.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
+    class Evaluator(COCOeval):  # type: ignore[misc, unused-ignore]
+        def _prepare(self) -> None:
+            super()._prepare()
+            for rows in self._gts.values():
+                for row in rows:
+                    row["ignore"] = int(row["ignore"] or row["difficult"])
 
     number = {name: k for k, name in enumerate(names, start=1)}
     truth = _coco_truth(asked, number)
@@ -241,7 +302,7 @@ def coco_precision(
         reference = COCO()
         reference.dataset = truth
         reference.createIndex()
-        run = COCOeval(reference, reference.loadRes(answers), "bbox")
+        run = Evaluator(reference, reference.loadRes(answers), "bbox")
         run.params.maxDets = [most]
         run.evaluate()
         run.accumulate()
@@ -274,7 +335,8 @@ def _coco_truth(asked: Sequence[Asked], number: Mapping[str, int]) -> dict[str, 
     annotations: list[dict[str, Any]] = []
     for image, one in enumerate(asked, start=1):
         boxes = _upright(one.quads) if len(one) else np.zeros((0, 4))
-        for box, label, ignored in zip(boxes, one.labels, one.ignored, strict=True):
+        rows = zip(boxes, one.labels, one.ignored, one.crowds, strict=True)
+        for box, label, ignored, crowd in rows:
             annotations.append(
                 {
                     "id": len(annotations) + 1,  # an id of 0 reads as "not matched"
@@ -282,7 +344,8 @@ def _coco_truth(asked: Sequence[Asked], number: Mapping[str, int]) -> dict[str, 
                     "category_id": number[label],
                     "bbox": box.tolist(),
                     "area": float(box[2] * box[3]),
-                    "iscrowd": int(ignored),  # the only way that pycocotools ignores a label
+                    "iscrowd": int(crowd),
+                    "difficult": int(ignored and not crowd),
                 }
             )
     images = [

@@ -115,7 +115,10 @@ class CellResult:
 
 
 class Cell(Protocol):
-    """One question; registry group `metrics`. Deterministic by the evaluation's seed."""
+    """One question; registry group `metrics`. Deterministic by the evaluation's seed.
+
+    One that reports progress as a stage of its own says so by `stages = True`.
+    """
 
     name: str
     title: str

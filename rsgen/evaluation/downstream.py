@@ -9,7 +9,14 @@ repetition; arms of one repetition share their initial weights. Arms:
   it learns from what `real` learns from: what it differs by is noise.
 - real + copy-paste: as many more, train images with objects of other ones pasted on.
 
-Intervals are Student's t over repetitions: of weights and views, not of test images.
+Source: the downstream (trainability) metrics of OF-Diff (ICLR 2026), section 5: AP, AP50, AP75 of
+a detector trained on real and as many synthetic images, tested on held real ones. Differs in: the
+judge's architecture from scratch in place of a detector of unknown kind, several ratios, oriented
+AP50 beside them, and two controls (copies, copy-paste) with repetitions.
+
+Precision is as in `layout`: pycocotools on upright boxes with every detection counted, and polygon
+IoU in VOC12 form. Intervals are Student's t over repetitions: of weights and views, not of test
+images.
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ from rsgen.data import TrainingImages
 from rsgen.errors import DataError
 from rsgen.evaluation.base import FEW, CellResult, Evaluation, figure
 from rsgen.evaluation.copy_paste import CopyPaste, Pasted, paint
-from rsgen.evaluation.gains import COPIES, MEASURES, REAL, Outcome, gain_tables
+from rsgen.evaluation.gains import COPIES, DECIDES, REAL, Outcome, gain_tables
 from rsgen.evaluation.layout import detect_all
 from rsgen.images import Pixels, replace_bytes
 from rsgen.judge.calibration import Calibration
@@ -86,6 +93,7 @@ class DownstreamCell:
 
     name = "downstream"
     title = "downstream: does a detector gain from the generated images"
+    stages = True
 
     def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
         settings = evaluation.settings
@@ -221,9 +229,9 @@ def _kept(
     text = json.dumps(row, indent=1, sort_keys=True) + "\n"
     replace_bytes(path, text.encode("utf-8"))
     shutil.rmtree(state, ignore_errors=True)
-    shown = "-" if row[MEASURES[0]] is None else f"{row[MEASURES[0]]:.4f}"
+    shown = "-" if row[DECIDES] is None else f"{row[DECIDES]:.4f}"
     evaluation.reporter.note(
-        f"{arm.name}, repetition {repetition + 1}: {MEASURES[0]} {shown}, "
+        f"{arm.name}, repetition {repetition + 1}: {DECIDES} {shown}, "
         f"{time.monotonic() - started:.0f} s"
     )
     return row
@@ -279,7 +287,9 @@ def _tested(
     oriented = oriented_precision(found, asked, names)
     known = [v for v in oriented.values() if not math.isnan(v)]
     return {
+        "AP": figure(coco.ap),
         "AP50": figure(coco.ap50),
+        "AP75": figure(coco.ap75),
         "oriented AP50": figure(float(np.mean(known)) if known else math.nan),
         "classes": {
             name: {"AP50": figure(coco.by_class[name]), "oriented AP50": figure(oriented[name])}

@@ -32,7 +32,7 @@ from rsgen.detections import Detections
 from rsgen.evaluation.base import CellResult, Evaluation, Images, figure
 from rsgen.evaluation.distances import kernel_distance
 from rsgen.evaluation.features import JudgeFeatures
-from rsgen.evaluation.fidelity import LEAST, REPEATS, both_features, halves
+from rsgen.evaluation.fidelity import LEAST, both_features, draws, few, side_of
 from rsgen.evaluation.layout import DENSITIES, OVERLAP, detect_all
 from rsgen.matching import Asked, asked_of, match_objects
 from rsgen.records import Layout
@@ -213,7 +213,7 @@ class FailuresCell:
                 "of them fallbacks": int((masks["generated"].ious == 0).sum()),
                 "real masks found anew": len(masks["real"].ious),
             },
-            notes=_notes(masks, bucket, side),
+            notes=_notes(masks, bucket, side, evaluation),
         )
 
 
@@ -228,18 +228,14 @@ def _known(layout: Layout, evaluation: Evaluation) -> Layout:
 
 def _mismatch(evaluation: Evaluation) -> tuple[float, float, int]:
     """(kernel distance to real, between real halves, images a side); NaN with too few."""
-    count = min(len(evaluation.generated), len(evaluation.real)) // 2
+    count = side_of(len(evaluation.generated), len(evaluation.real))
     if count < LEAST:
         return float("nan"), float("nan"), count
-    network = JudgeFeatures(evaluation.judge)
-    made, real = both_features(evaluation, network)
-    rng = np.random.default_rng(evaluation.seed)
+    made, real = both_features(evaluation, JudgeFeatures(evaluation.judge))
     distances, floors = [], []
-    for _ in range(REPEATS):
-        left, right = halves(len(real), count, rng)
-        some = rng.permutation(len(made))[:count]
-        distances.append(kernel_distance(made[some], real[left]))
-        floors.append(kernel_distance(real[right], real[left]))
+    for ours, theirs, others in draws(made, real, evaluation.seed):
+        distances.append(kernel_distance(ours, theirs))
+        floors.append(kernel_distance(others, theirs))
     return float(np.mean(distances)), float(np.mean(floors)), count
 
 
@@ -303,14 +299,21 @@ def _density_table(
     return rows
 
 
-def _notes(masks: Mapping[str, Reextracted], bucket: str | None, side: int) -> list[str]:
+def _notes(
+    masks: Mapping[str, Reextracted], bucket: str | None, side: int, evaluation: Evaluation
+) -> list[str]:
     notes = []
     if not len(masks["real"].ious):
         notes.append("masks of held real objects came from a backend: no ceiling for masks")
     if bucket is None:
         notes.append("generated and real images have no density in common: dense collapse unknown")
     if side < LEAST:
-        notes.append(f"feature mismatch needs {2 * LEAST} images of each: not measured")
+        notes.append(
+            f"feature mismatch needs {LEAST} generated and {2 * LEAST} real images: not measured"
+        )
+    else:
+        rough = few(side, len(evaluation.generated), len(evaluation.real))
+        notes += [f"feature mismatch: {note}" for note in rough]
     return notes
 
 

@@ -1,13 +1,22 @@
 """Do generated images look like real ones? Distances of feature distributions at equal N.
 
-By default the features are the judge's own, and the figures are called FD-judge, KD-judge and
-MMD-judge: only Inception's features give FID and KID (transformers has no Inception), and only
-CLIP's give CMMD.
+Frechet distance (FID's formula), kernel distance (KID's) and Gaussian-kernel distance (CMMD's); the
+formulas and their sources are in `distances`. By default the features are the judge's own, and the
+figures are called FD-judge, KD-judge and MMD-judge: only Inception's features give FID and KID
+(transformers has no Inception), and only CLIP's give CMMD. Pinned here:
+
+- N images a side: all generated ones, at most half of the real ones; ten draws by the seed, the
+  mean and the spread of them. The floor is the distance between two disjoint halves of the real
+  images at the same N. Covariances and both kernel distances are unbiased estimates; the Frechet
+  distance has none and falls with N, so only its floor tells what it means;
+- the judge sees whole images at their own size, others a bicubic resize of both edges to the
+  network's side; every image by itself, numbers in float64;
+- under 200 images a side a warning stands beside the figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +26,7 @@ from rsgen.evaluation.base import FEW, CellResult, Evaluation, Images, figure
 from rsgen.evaluation.distances import Features, cmmd, frechet, kernel_distance
 from rsgen.evaluation.features import FeatureNetwork, open_features
 
-__all__ = ["CELL", "FidelityCell", "both_features", "halves"]
+__all__ = ["CELL", "FidelityCell", "both_features", "draws", "few", "halves", "side_of"]
 
 LEAST = 8
 REPEATS = 10
@@ -32,20 +41,17 @@ class FidelityCell:
     def compute(self, evaluation: Evaluation, folder: Path) -> CellResult:
         network = open_features(evaluation)
         made, real = both_features(evaluation, network)
-        count = min(len(made), len(real)) // 2
+        count = side_of(len(made), len(real))
         if count < LEAST:
             raise DataError(
                 f"{len(made)} generated and {len(real)} real test images; distances need at "
-                f"least {2 * LEAST} of each",
+                f"least {LEAST} and {2 * LEAST}",
                 hint="generate more, or give a larger --real",
             )
-        rng = np.random.default_rng(evaluation.seed)
         rows, floor = [], []
-        for _ in range(REPEATS):
-            left, right = halves(len(real), count, rng)
-            some = rng.permutation(len(made))[:count]
-            rows.append(_distances(made[some], real[left]))
-            floor.append(_distances(real[right], real[left]))
+        for ours, theirs, others in draws(made, real, evaluation.seed):
+            rows.append(_distances(ours, theirs))
+            floor.append(_distances(others, theirs))
         names = _names(network.name)
         table = {
             name: {
@@ -60,17 +66,11 @@ class FidelityCell:
             for name, row in table.items()
             for suffix, column in (("", "generated to real"), (", real to real", "real to real"))
         }
-        notes = []
-        if min(len(made), len(real)) < FEW:
-            notes.append(
-                f"{count} images a side, of {len(made)} generated and {len(real)} real: rough "
-                f"under {FEW}; compare with the real-to-real floor of the same N only"
-            )
         return CellResult(
             figures,
             {f"distances at N = {count}, mean of {REPEATS} draws": table},
             {"generated images": len(made), "real images": len(real), "a side": count},
-            notes,
+            few(count, len(made), len(real)),
         )
 
 
@@ -83,6 +83,33 @@ def _names(network: str) -> tuple[str, str, str]:
 
 def _distances(first: Features, second: Features) -> tuple[float, float, float]:
     return (frechet(first, second), kernel_distance(first, second), cmmd(first, second))
+
+
+def side_of(made: int, real: int) -> int:
+    """Images a side: the real ones must give two disjoint sets of that size."""
+    return min(made, real // 2)
+
+
+def few(count: int, made: int, real: int) -> list[str]:
+    """The warning that stands beside figures of distributions of few images."""
+    if count >= FEW:
+        return []
+    return [
+        f"{count} images a side, of {made} generated and {real} real: rough under {FEW}; compare "
+        "with the real-to-real floor of the same N only"
+    ]
+
+
+def draws(
+    made: Features, real: Features, seed: int
+) -> Iterator[tuple[Features, Features, Features]]:
+    """Ten times features [N, D] of generated images, of real ones, and of other real ones."""
+    rng = np.random.default_rng(seed)
+    count = side_of(len(made), len(real))
+    for _ in range(REPEATS):
+        left, right = halves(len(real), count, rng)
+        some = rng.permutation(len(made))[:count]
+        yield made[some], real[left], real[right]
 
 
 def halves(total: int, count: int, rng: np.random.Generator) -> tuple[Sequence[int], Sequence[int]]:

@@ -11,11 +11,13 @@ import numpy as np
 
 from rsgen.evaluation.base import Value, figure
 
-__all__ = ["COPIES", "MEASURES", "REAL", "Outcome", "Spread", "gain_tables", "mean_interval",
-           "verdict"]  # fmt: skip
+__all__ = ["COPIES", "DECIDES", "MEASURES", "REAL", "Outcome", "Spread", "gain_tables",
+           "mean_interval", "verdict"]  # fmt: skip
 
 REAL, COPIES = "real", "real + copies"
-MEASURES = ("oriented AP50", "AP50")  # the first one decides
+DECIDES = "oriented AP50"
+MEASURES = (DECIDES, "AP", "AP50", "AP75")
+BY_CLASS = (DECIDES, "AP50")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def verdict(name: str, difference: Spread) -> str:
     change = f"{abs(difference.mean):.3f} {'higher' if difference.mean >= 0 else 'lower'}"
     if difference.count == 0:
         return f"{name}: nothing to compare"
-    text = f"{name}: {MEASURES[0]} is {change} than with real images alone"
+    text = f"{name}: {DECIDES} is {change} than with real images alone"
     if difference.count == 1:
         return f"{text}; one repetition, so chance cannot be told from gain"
     shown = f"95% interval {difference.low:+.3f} to {difference.high:+.3f}, n={difference.count}"
@@ -91,21 +93,19 @@ def gain_tables(
             gain = _gain(outcome.values(measure), base.values(measure))
             row |= {measure: figure(value.mean), f"{measure} +-": figure(value.high - value.mean)}
             if outcome is not base:
-                row |= {
-                    f"{measure}, to {base.name}": figure(gain.mean),
-                    f"{measure}, low": figure(gain.low),
-                    f"{measure}, high": figure(gain.high),
-                }
+                row[f"{measure}, to {base.name}"] = figure(gain.mean)
+                if measure in BY_CLASS:
+                    row[f"{measure}, low"] = figure(gain.low)
+                    row[f"{measure}, high"] = figure(gain.high)
         table[outcome.name] = row
-        first = mean_interval(outcome.values(MEASURES[0]))
-        figures[f"{MEASURES[0]}, {outcome.name}"] = figure(first.mean)
+        first = mean_interval(outcome.values(DECIDES))
+        figures[f"{DECIDES}, {outcome.name}"] = figure(first.mean)
         if outcome is not base:
-            gain = _gain(outcome.values(MEASURES[0]), base.values(MEASURES[0]))
+            gain = _gain(outcome.values(DECIDES), base.values(DECIDES))
             sentences.append(verdict(outcome.name, gain))
     tables = {
         "on held real images: mean, 95% interval, difference to real": table,
-        f"{MEASURES[0]} by class": _by_class(outcomes, MEASURES[0]),
-        f"{MEASURES[1]} by class": _by_class(outcomes, MEASURES[1]),
+        **{f"{measure} by class": _by_class(outcomes, measure) for measure in BY_CLASS},
     }
     return figures, tables, sentences
 

@@ -71,17 +71,21 @@ def measure(
 
     recognised: share of asked objects with a detection of their class at IoU 0.5 and at least
     `threshold`. right_place: the same, whatever its class. extra: detections above the
-    threshold without an object, an asked object. count_error: mean of |found - asked| / asked.
+    threshold without an object, an asked object. count_error: mean over images with objects of
+    |found - asked| / asked. Difficult objects and crowds, and what is found of them, count in
+    none of these.
     """
     sure = [d.above(threshold) for d in found]
-    total = sum(int((~a.ignored).sum()) for a in asked)
+    total = sum(a.counted for a in asked)
     named = _taken(sure, asked, any_class=False)
     placed = _taken(sure, asked, any_class=True)
-    used = sum(
-        len(match_objects(d, a, OVERLAP, any_class=True)) for d, a in zip(sure, asked, strict=True)
-    )
-    extra = sum(len(d) for d in sure) - used
-    ratios = [abs(len(d) - len(a)) / len(a) for d, a in zip(sure, asked, strict=True) if len(a)]
+    counts = [_counts(d, a) for d, a in zip(sure, asked, strict=True)]
+    extra = sum(count - matched for count, matched in counts)
+    ratios = [
+        abs(count - a.counted) / a.counted
+        for (count, _), a in zip(counts, asked, strict=True)
+        if a.counted
+    ]
     oriented = oriented_precision(found, asked, names)
     points = oriented_precision(found, asked, names, form="voc07")
     return Measured(
@@ -95,6 +99,13 @@ def measure(
         float(np.mean(ratios)) if ratios else math.nan,
         pose_errors(sure, asked),
     )
+
+
+def _counts(found: Detections, asked: Asked) -> tuple[int, int]:
+    """(detections, those with an object of any class); what is found of ignored ones left out."""
+    matches = match_objects(found, asked, OVERLAP, any_class=True)
+    ignored = sum(bool(asked.ignored[m.asked]) for m in matches)
+    return len(found) - ignored, len(matches) - ignored
 
 
 def _taken(found: Sequence[Detections], asked: Sequence[Asked], *, any_class: bool) -> int:
@@ -119,6 +130,8 @@ def pose_errors(found: Sequence[Detections], asked: Sequence[Asked]) -> dict[str
     centres, sizes, axes, fronts = [], [], [], []
     for ours, theirs in zip(found, asked, strict=True):
         for match in match_objects(ours, theirs, LOOSE):
+            if theirs.ignored[match.asked]:
+                continue
             one = quad_to_rotated_box(quad_from_tuple(ours.quads[match.found]))
             other = quad_to_rotated_box(quad_from_tuple(theirs.quads[match.asked]))
             centres.append(math.hypot(one.cx - other.cx, one.cy - other.cy))
@@ -216,14 +229,8 @@ def _known(asked: Asked, classes: ClassTable) -> Asked:
     """The objects under the judge's names; those that it does not know are left out."""
     entries = [classes.find(label) for label in asked.labels]
     keep = [k for k, entry in enumerate(entries) if entry is not None and entry.kind == "thing"]
-    return Asked(
-        asked.quads[keep],
-        tuple(entries[k].name for k in keep),  # type: ignore[union-attr]
-        asked.ignored[keep],
-        asked.headings[keep],
-        asked.width,
-        asked.height,
-    )
+    names = tuple(entries[k].name for k in keep)  # type: ignore[union-attr]
+    return replace(asked.chosen(keep), labels=names)
 
 
 def _notes(evaluation: Evaluation, names: Sequence[str]) -> tuple[str, ...]:
@@ -305,8 +312,10 @@ def _pictures(
 
     def wrong(k: int) -> float:
         sure = found[k].above(threshold)
-        right = len(match_objects(sure, asked[k], OVERLAP))
-        return (len(asked[k]) + len(sure) - 2 * right) / (1 + len(asked[k]))
+        matches = match_objects(sure, asked[k], OVERLAP)
+        ignored = sum(bool(asked[k].ignored[m.asked]) for m in matches)
+        right = len(matches) - ignored
+        return (asked[k].counted + len(sure) - ignored - 2 * right) / (1 + asked[k].counted)
 
     with_objects = [k for k, a in enumerate(asked) if len(a)]
     order = sorted(with_objects, key=wrong)

@@ -101,7 +101,9 @@ def test_console_and_report_say_the_same(reports: dict[str, tuple[Path, Result]]
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     for name, cell in report["cells"].items():
         shown = result.json["tables"][report["titles"][name]]
+        on = shown.pop("measured on")
         assert shown == {k: "-" if v is None else v for k, v in cell["figures"].items()}
+        assert "24 generated images" in on and "24 real images" in on
     assert report["counts"] == result.json["counts"]
     assert report["counts"]["generated images"] == 24
     assert report["counts"]["real test images"] == 24
@@ -121,6 +123,16 @@ def test_the_page_needs_nothing_else(reports: dict[str, tuple[Path, Result]]) ->
 def test_few_images_are_said_to_be_few(reports: dict[str, tuple[Path, Result]]) -> None:
     notes = " ".join(reports["good"][1].json["notes"])
     assert "24 images on a side" in notes and "under 200" in notes
+    assert "12 images a side" in notes
+
+
+def test_progress_and_notes_are_said_once(world: World, cli_here: Here, tmp_path: Path) -> None:
+    """Catches a stage that is announced for every metric, and notes that stand twice."""
+    given = ("--real", world.real, "--judge", world.judge, "--out", tmp_path / "out")
+    result = cli_here("evaluate", world.good, *given, *QUICK)
+    assert result.code == 0, result
+    assert result.err.count("2 metrics to do") == 1
+    assert (result.out + result.err).count("rough under 200; compare") == 1
 
 
 def test_the_same_line_again_does_nothing(

@@ -15,6 +15,7 @@ from rsgen.geometry import RotatedBox, rotated_box_to_quad
 from rsgen.matching import (
     Asked,
     coco_precision,
+    crowd_shares,
     iou_matrix,
     match_objects,
     oriented_precision,
@@ -31,10 +32,16 @@ def found(quads: np.ndarray, scores: list[float], label: str = "ship") -> Detect
     return Detections(quads, (label,) * count, np.array(scores), np.full(count, np.nan))
 
 
-def asked(quads: np.ndarray, label: str = "ship", ignored: tuple[int, ...] = ()) -> Asked:
-    marks = np.zeros(len(quads), dtype=bool)
-    marks[list(ignored)] = True
-    return Asked(quads, (label,) * len(quads), marks, np.full(len(quads), np.nan), 640, 640)
+def asked(
+    quads: np.ndarray,
+    label: str = "ship",
+    ignored: tuple[int, ...] = (),
+    crowd: tuple[int, ...] = (),
+) -> Asked:
+    marks, crowds = (np.zeros(len(quads), dtype=bool) for _ in range(2))
+    marks[[*ignored, *crowd]] = True
+    crowds[list(crowd)] = True
+    return Asked(quads, (label,) * len(quads), marks, np.full(len(quads), np.nan), 640, 640, crowds)
 
 
 def test_precision_by_hand() -> None:
@@ -68,6 +75,25 @@ def test_precision_by_hand() -> None:
             [found(squares((0, 0), (50, 50)), [0.9, 0.8])],
             [asked(squares((0, 0), (50, 50)), ignored=(0,))], 1.0,
             id="an ignored object is neither hit nor miss",
+        ),
+        pytest.param(
+            [found(np.concatenate([squares((80, 80), (65, 65)), squares((0, 0))]),
+                   [0.9, 0.8, 0.7])],
+            [asked(np.concatenate([squares((0, 0)), squares((60, 60), side=60.0)]), crowd=(1,))],
+            1.0,
+            id="any number of answers in a crowd count as nothing",
+        ),
+        pytest.param(
+            [found(np.concatenate([squares((80, 80)), squares((0, 0))]), [0.9, 0.7])],
+            [asked(np.concatenate([squares((0, 0)), squares((60, 60), side=60.0)]), ignored=(1,))],
+            0.5,
+            id="a small box in a large difficult object is a false one",
+        ),
+        pytest.param(
+            [found(squares((4, 0), (6, 0)), [0.9, 0.8])],
+            [asked(np.concatenate([squares((6, 0)), squares((0, 0), side=40.0)]), crowd=(1,))],
+            1.0,
+            id="an object in a crowd is still an object",
         ),
         pytest.param(
             [found(squares((0, 0)), [0.5]), found(squares((9, 9)), [0.9])],
@@ -119,6 +145,20 @@ def test_a_match_prefers_its_class_and_real_objects() -> None:
     other = match_objects(found(squares((0, 0)), [0.9], label="plane"), truth)
     assert other == []
     assert len(match_objects(found(squares((0, 0)), [0.9], "plane"), truth, any_class=True)) == 1
+
+
+def test_a_crowd_takes_all_and_is_no_object() -> None:
+    """Three boats in a crowd of boats, one beside it, a plane in it."""
+    quads = np.concatenate([squares((0, 0), side=40.0), squares((100, 100))])
+    truth = asked(quads, crowd=(0,))
+    boats = found(squares((5, 5), (5, 20), (20, 5), (100, 100)), [0.9, 0.8, 0.7, 0.6])
+    assert [(p.found, p.asked) for p in match_objects(boats, truth)] == [
+        (0, 0), (1, 0), (2, 0), (3, 1),
+    ]  # fmt: skip
+    assert crowd_shares(boats, truth)[:, 0].tolist() == [1, 1, 1, 0]
+    plane = found(squares((5, 5)), [0.9], "plane")
+    assert match_objects(plane, truth) == [] and truth.counted == 1
+    assert len(match_objects(plane, truth, any_class=True)) == 1
 
 
 boxes = st.builds(

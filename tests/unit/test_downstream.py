@@ -135,7 +135,12 @@ def test_a_difference_in_words(difference: Spread, said: str) -> None:
 
 def row(value: float | None) -> dict[str, object]:
     one = {"AP50": value, "oriented AP50": value}
-    return {**one, "classes": {"plane": one, "ship": {"AP50": None, "oriented AP50": None}}}
+    return {
+        **one,
+        "AP": value,
+        "AP75": value,
+        "classes": {"plane": one, "ship": {"AP50": None, "oriented AP50": None}},
+    }
 
 
 def test_gains_are_paired_by_repetition() -> None:
@@ -148,6 +153,7 @@ def test_gains_are_paired_by_repetition() -> None:
     assert found["oriented AP50, to real"] == 0.1
     assert 0 < found["oriented AP50, low"] < 0.1  # type: ignore[operator]
     assert found["n"] == 3 and found["train images"] == 20
+    assert found["AP, to real"] == found["AP75, to real"] == 0.1
     assert len(sentences) == 1 and sentences[0].endswith("it pays")
     assert list(tables["oriented AP50 by class"]) == ["plane"]  # no test image holds a ship
 

@@ -13,7 +13,7 @@ import pytest
 from rsgen.detections import Detections
 from rsgen.evaluation import layout
 from rsgen.evaluation.fidelity import CELL as FIDELITY
-from rsgen.evaluation.fidelity import halves
+from rsgen.evaluation.fidelity import few, halves, side_of
 from rsgen.evaluation.layout import measure, pose_errors
 from rsgen.geometry import Box, box_quad, heading_of, quad_from_tuple
 from rsgen.matching import Asked, asked_of
@@ -192,6 +192,17 @@ def test_halves_are_disjoint() -> None:
     left, right = halves(20, 8, np.random.default_rng(0))
     assert len(left) == len(right) == 8
     assert not set(left) & set(right)
+
+
+@pytest.mark.parametrize(
+    ("made", "real", "side", "warns"),
+    [(300, 300, 150, True), (200, 400, 200, False), (64, 1000, 64, True), (1000, 17, 8, True)],
+    ids=["half of the real ones", "enough", "all generated ones", "an odd number"],
+)
+def test_the_warning_is_of_the_images_a_side(made: int, real: int, side: int, warns: bool) -> None:
+    """300 images of each set are 150 in every distance; counting the sets hides that."""
+    assert side_of(made, real) == side
+    assert bool(few(side, made, real)) is warns
 
 
 def test_fidelity_has_a_floor_and_no_order(tmp_path: Path) -> None:
