@@ -26,6 +26,9 @@ __all__ = [
 
 DEFAULT_TEMPLATE = "A satellite image of {classes}"
 EMPTY_CLASSES = "empty land"
+# Together under 70 of the 77 tokens that Stable Diffusion's text encoder reads.
+MOST_CAPTIONS = 8
+MOST_CAPTION_WORDS = 32
 
 _TEMPLATE_WORDS = """
 a an the of in on at with and no empty land scene view image photo photograph picture
@@ -79,7 +82,7 @@ VOCABULARY: tuple[str, ...] = tuple(
 )
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_FIELDS = frozenset({"classes", "counts", "scene"})
+_FIELDS = frozenset({"classes", "counts", "scene", "captions"})
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 _WORD = re.compile(r"[^\W_]+")
 
@@ -100,9 +103,11 @@ def make_prompt(
     """The prompt of a layout, or of a collection of labels (repeats count).
 
     Template fields: `{classes}` (each class once, ascending class index, names with spaces),
-    `{counts}` (`two plane, many ship`), `{scene}`. A part in square brackets is left out when
-    a field inside it has no value: `"...of {classes}[, {scene}]"`. Without any class
-    `{classes}` reads "empty land". Stuff classes count like others; background has no name.
+    `{counts}` (`two plane, many ship`), `{scene}`, `{captions}` (what instances are described
+    by, each once, the most certain first, so many as leave room in 77 tokens). A part in square
+    brackets is left out when a field inside it has no value: `"...of {classes}[, {scene}]"`.
+    Without any class `{classes}` reads "empty land". Stuff classes count like others;
+    background has no name.
 
     Args:
         scene: overrides the layout's own.
@@ -115,8 +120,9 @@ def make_prompt(
     if isinstance(layout, Layout):
         labels = [instance.label for instance in layout.instances]
         scene = scene if scene is not None else layout.scene
+        captions = _captions(layout)
     else:
-        labels = list(layout)
+        labels, captions = list(layout), []
     counts = Counter(classes.index(label) for label in labels)
     names = {index: spaced(classes.names[index - 1]) for index in sorted(counts)}
     names = {index: name for index, name in names.items() if name.lower() != "background"}
@@ -128,10 +134,28 @@ def make_prompt(
         )
         or EMPTY_CLASSES,
         "scene": spaced(scene) if scene else "",
+        "captions": ", ".join(captions),
     }
     text = _OPTIONAL.sub(lambda part: _filled_or_nothing(part.group(1), values), template)
     prompt = " ".join(_fill(text, values).split())
     return prompt.lower() if lower else prompt
+
+
+def _captions(layout: Layout) -> list[str]:
+    """Captions, each once, by certainty (`scores["caption"]`; one without a score was given)."""
+    certainty: dict[str, float] = {}
+    for instance in layout.instances:
+        text = " ".join((instance.caption or "").split())
+        if text:
+            sure = instance.scores.get("caption", 1.0)
+            certainty[text] = max(sure, certainty.get(text, 0.0))
+    chosen, words = list[str](), 0
+    for text in sorted(certainty, key=lambda text: -certainty[text]):
+        words += len(text.split())
+        if words > MOST_CAPTION_WORDS or len(chosen) == MOST_CAPTIONS:
+            break
+        chosen.append(text)
+    return chosen
 
 
 def _number(count: int) -> str:
@@ -154,7 +178,7 @@ def _fill(template: str, values: dict[str, str]) -> str:
     if unknown:
         raise UsageError(
             f"prompt template {template!r}: unknown field {unknown[0]!r}",
-            hint="use {classes}, {counts} or {scene}",
+            hint="use {classes}, {counts}, {scene} or {captions}",
         )
     return template.format(**values)
 

@@ -46,13 +46,23 @@ COUNT_KEYS: dict[str, frozenset[str]] = {
 FILE_KEYS = frozenset(
     {
         "extract_masks.classes",
+        "extract_masks.phrases",
         "generate.classes",
         "generate.templates",
         "export.category_ids",
     }
 )
 # Keys that may name a model's folder: its weights enter by their hash.
-MODEL_KEYS = frozenset({"train.base", "train.init_from", "generate.base", "extract_masks.model"})
+MODEL_KEYS = frozenset(
+    {
+        "train.base",
+        "train.init_from",
+        "generate.base",
+        "extract_masks.model",
+        "extract_masks.captions",
+        "extract_masks.detector",
+    }
+)
 # The option of a run whose seed is its own in a series: what splits are drawn with.
 SPLIT_SEED = "split_seed"
 # Commands whose result depends on the batch size and number type themselves.

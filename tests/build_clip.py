@@ -12,7 +12,7 @@ from transformers.utils import logging
 _logging: Any = logging
 _logging.disable_progress_bar()
 
-SIDE, PATCH, LIMIT = 32, 8, 16
+SIDE, PATCH, LIMIT = 32, 8, 48
 MERGES = ("s h", "sh i", "shi p</w>", "p l", "a n", "pl an", "plan e</w>", "o f</w>")
 
 

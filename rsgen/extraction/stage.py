@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsgen.errors import DataError, SetupError, from_os_error
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
@@ -17,6 +18,7 @@ from rsgen.extraction.backends import (
 )
 from rsgen.extraction.base import CORRECTION, MaskBackend, Pixels
 from rsgen.extraction.overlay import survey, write_overlay
+from rsgen.extraction.phrases import load_phrases
 from rsgen.extraction.sources import Item, Sources, check_size, open_sources
 from rsgen.formats.tiling import cut_sample
 from rsgen.georaster import Scene
@@ -27,6 +29,9 @@ from rsgen.request import RunInfo, canonical_json
 from rsgen.settings import ExtractMasksConfig
 from rsgen.stages import stage_option
 from rsgen.store import failure_lines, failures_path
+
+if TYPE_CHECKING:
+    from rsgen.extraction.captions import Captioner
 
 __all__ = ["ExtractMasksStage", "annotate_sample"]
 
@@ -74,7 +79,11 @@ class ExtractMasksStage:
         self.batch_size = int(stage_option(kind, "batch_size", 16))
         self._instead: str | None = stage_option(kind, "instead", None)
         self._may_be_unsure = hasattr(kind, "open")
+        if self._settings.captions is not None:
+            load_phrases(self._settings.phrases)
+            self.uses_torch = True
         self._backend: MaskBackend | None = None
+        self._captioner: Captioner | None = None
         self._last: tuple[str, Path, Scene] | None = None
 
     @property
@@ -99,6 +108,10 @@ class ExtractMasksStage:
     def model_hashes(self) -> dict[str, str]:
         kind = backend_class(self._settings.backend)
         found: dict[str, str] = stage_option(kind, "model_hashes", _no_hashes)(self._settings)
+        if self._settings.captions is not None:
+            from rsgen.extraction.captions import caption_hashes
+
+            found = {**found, **caption_hashes(self._settings)}
         return found
 
     def still_holds(
@@ -122,6 +135,12 @@ class ExtractMasksStage:
         self._backend = open_backend(
             BackendSetup(self._settings, plan.device, plan.dtype, plan.batch_size)
         )
+        if self._settings.captions is not None:
+            from rsgen.extraction.captions import Captioner
+
+            self._captioner = Captioner.open(
+                self._settings, self._sources.classes, plan.device, plan.dtype, plan.batch_size
+            )
 
     def process(self, shard: Shard, control: Control) -> ShardOutput:
         """Annotate the items of a shard; the first shard also carries the readers' failures."""
@@ -180,6 +199,8 @@ class ExtractMasksStage:
         elif sample.sha256 is None:
             sample = replace(sample, sha256=sha256_file(path))
         made, failed = self._annotated(pixels, sample)
+        if self._captioner is not None:
+            made = self._captioner.captioned(pixels, made, self._sources.classes)
         return with_instances(sample, made), failed
 
     def _annotated(self, pixels: Pixels, sample: Sample) -> tuple[list[Instance], Failure | None]:
@@ -268,6 +289,8 @@ def _tally(sample: Sample, classes: ClassTable) -> Counter[str]:
             counts["stuff masks"] += 1
             continue
         counts["instances"] += 1
+        if "caption" in instance.scores:
+            counts["captions"] += 1
         origin = instance.origin if instance.mask is not None else "none"
         counts[f"masks: {origin}"] += 1
     return counts

@@ -167,7 +167,7 @@ class Clip:
             UsageError: a text of more tokens than the model reads.
             OutOfMemory: a batch does not fit.
         """
-        self._check_lengths(texts)
+        self.check_texts(texts)
         found = [np.zeros((0, self.dimension), dtype=np.float32)]
         filling: dict[str, Any] = {"padding": True}
         if self.family == "siglip":  # trained on texts filled up, it looks at the filling too
@@ -182,7 +182,12 @@ class Clip:
             found.append(self._unit("get_text_features", **{key: made[key] for key in keys}))
         return np.concatenate(found)
 
-    def _check_lengths(self, texts: Sequence[str]) -> None:
+    def check_texts(self, texts: Sequence[str]) -> None:
+        """Refuse what the model would read only the beginning of.
+
+        Raises:
+            UsageError: a text of more tokens than the model reads.
+        """
         if not texts:
             return
         for text, tokens in zip(texts, self._tokenizer(list(texts))["input_ids"], strict=True):

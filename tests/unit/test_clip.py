@@ -79,7 +79,7 @@ def test_vectors_are_those_of_the_library(clip: Clip, clip_folder_: Path) -> Non
 
 
 def test_siglip_reads_its_filling_too(tmp_path: Path) -> None:
-    """Without the filling up to 16 tokens its vectors are others."""
+    """Without the filling up to its limit its vectors are others."""
     from transformers import AutoTokenizer, SiglipModel
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -100,7 +100,7 @@ def test_siglip_reads_its_filling_too(tmp_path: Path) -> None:
 def test_a_text_that_does_not_fit_is_refused(clip: Clip) -> None:
     """Cut off in silence, a long phrase would be ranked by its beginning."""
     clip.embed_texts(["x " * (build.LIMIT - 2)])
-    with pytest.raises(UsageError, match="has 17 tokens, the model reads 16"):
+    with pytest.raises(UsageError, match="has 49 tokens, the model reads 48"):
         clip.embed_texts(["ship", "x " * (build.LIMIT - 1)])
 
 
@@ -265,7 +265,9 @@ def test_converted_weights_give_the_same_vectors(
     assert np.abs(read - wanted.embed_texts(TEXTS)).max() < 1e-6
     assert ours.scale == pytest.approx(wanted.scale)
     pixels = torch.from_numpy(np.stack([wanted.preparation.pixels(i) for i in images]))
-    tokens = wanted._tokenizer(TEXTS, padding="max_length", max_length=16, return_tensors="pt")
+    tokens = wanted._tokenizer(
+        TEXTS, padding="max_length", max_length=build.LIMIT, return_tensors="pt"
+    )
     by_hand = open_clip_vectors(state, pixels, tokens["input_ids"], quick)
     assert np.abs(seen - by_hand[0]).max() < 2e-6 and np.abs(read - by_hand[1]).max() < 2e-6
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())

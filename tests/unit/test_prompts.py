@@ -61,6 +61,39 @@ def test_layout_gives_scene_and_names() -> None:
     assert prompt_names(layout, CLASSES) == ("plane", "storage-tank")
 
 
+def described(*captions: tuple[str | None, float | None]) -> Layout:
+    made = [
+        Instance("plane", caption=text, scores={} if sure is None else {"caption": sure})
+        for text, sure in captions
+    ]
+    return Layout(8, 8, tuple(made))
+
+
+@pytest.mark.parametrize(
+    ("captions", "template", "expected"),
+    [
+        ([("red plane", 0.1), ("white plane", 0.7)], "{captions}", "white plane, red plane"),
+        ([("red plane", 0.1), ("old one", None), ("grey plane", 0.9)], "{captions}",
+         "old one, grey plane, red plane"),
+        ([("red plane", 0.1), ("grey plane", 0.5), ("red plane", 0.6)], "{captions}",
+         "red plane, grey plane"),
+        ([("red plane", 0.5), ("grey plane", 0.5)], "{captions}", "red plane, grey plane"),
+        ([(None, None)], "{classes}[: {captions}]", "plane"),
+        ([("red  plane ", 0.1)], "{classes}[: {captions}]", "plane: red plane"),
+        ([(f"plane {k}", 0.5) for k in range(9)], "{captions}",
+         ", ".join(f"plane {k}" for k in range(8))),
+        ([("x " * 20, 0.9), ("y " * 20, 0.8), ("z", 0.7)], "{captions}", " ".join("x" * 20)),
+    ],
+    ids=["the surest first", "a person's is sure", "each once", "ties in order", "none", "brackets",
+         "at most eight", "at most 32 words"],
+)  # fmt: skip
+def test_captions(
+    captions: list[tuple[str | None, float | None]], template: str, expected: str
+) -> None:
+    """A long prompt is cut at 77 tokens in silence: what is least certain goes first."""
+    assert make_prompt(described(*captions), CLASSES, template=template) == expected
+
+
 def test_background_class_has_no_name() -> None:
     """Catches LoveDA's background class in a prompt."""
     table = load_class_table("loveda")
