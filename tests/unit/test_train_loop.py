@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,25 @@ class Toy:
         return {"clean": pairs[:, 0], "noisy": pairs[:, 0] + 0.1 * pairs[:, 1]}
 
 
+class Twofold(Toy):
+    """Two losses a step, of which the second is made after the first was backpropagated."""
+
+    def passes(self, batch: dict[str, Tensor]) -> Iterator[Tensor]:
+        before = self._gradient()
+        first = self.module(batch)
+        self.seen = first.detach().mean()
+        yield first
+        assert self._gradient() != before, "the first loss was not backpropagated in time"
+        yield 0.5 * self.module({"clean": batch["noisy"], "noisy": batch["clean"]})
+
+    def parts(self) -> dict[str, Tensor]:
+        return {} if not hasattr(self, "seen") else {"first": self.seen}
+
+    def _gradient(self) -> float:
+        gradient = self.module.first.weight.grad
+        return 0.0 if gradient is None else float(gradient.abs().sum())
+
+
 def run(
     folder: Path, objective: Toy, stop_after: int | None = None, **changes: Any
 ) -> FitResult | None:
@@ -106,6 +126,40 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path: Path, stops: l
         expected.average.shadow_params, result.average.shadow_params, strict=True
     ):
         assert torch.equal(one, other)
+
+
+def test_several_losses_a_step_are_one_step(tmp_path: Path) -> None:
+    """Catches losses that are collected first, the last one logged alone, and lost dropout."""
+    expected = run(tmp_path / "whole", Twofold())
+    assert run(tmp_path / "parts", Twofold(), stop_after=3) is None
+    result = run(tmp_path / "parts", Twofold())
+    assert expected is not None and result is not None
+    assert result.history == expected.history
+
+    class Joined(Denoiser):
+        def forward(self, batch: dict[str, Tensor]) -> Tensor:
+            turned = {"clean": batch["noisy"], "noisy": batch["clean"]}
+            return super().forward(batch) + 0.5 * super().forward(turned)
+
+    joined = Toy(0.0)
+    joined.module = Joined(0.0)
+    one = run(tmp_path / "joined", joined, batch_size=4)
+    two = run(tmp_path / "twofold", Twofold(0.0), batch_size=2, accumulate=2)
+    assert one is not None and two is not None
+    assert two.history == pytest.approx(one.history, rel=1e-4)
+
+
+def test_parts_of_the_loss_are_logged(tmp_path: Path) -> None:
+    """Catches parts that are lost, or logged at every step."""
+    logged: list[tuple[str, int | None]] = []
+
+    class Metrics(NullReporter):
+        def metric(self, name: str, value: float, step: int | None = None) -> None:
+            logged.append((name, step))
+
+    settings = LoopSettings(**{**DEFAULTS, "log_every": 4})
+    fit(Twofold(), settings, Accelerator(cpu=True), tmp_path, Metrics(), lambda: None)
+    assert [step for name, step in logged if name == "first"] == [4, 8, 9]
 
 
 def test_a_killed_run_goes_on_from_its_last_state(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from rsgen.train import train
 from rsgen.training import latents
 from rsgen.training.distillation import DistillationObjective
 from rsgen.training.latents import LatentViews
-from rsgen.training.loop import LoopSettings, fit
 from tests.build import CLASSES, config, layout, sample, sample_run
 from tests.build_models import SIZE, save_model
 
@@ -267,55 +266,3 @@ def test_views_come_with_the_pixels_that_were_encoded(
     if views:
         kept = [v for v in built._kept.values() if v.pixels is not None]
         assert len(kept) == min(6, budget // (SIZE * SIZE * 3))
-
-
-# ---------------------------------------------------------------- loss scaling
-
-
-class Scaled:
-    """An objective of two losses that learn one weight, to watch what the loop makes of them."""
-
-    def __init__(self) -> None:
-        self.module = torch.nn.Linear(1, 1, bias=False)
-        torch.nn.init.ones_(self.module.weight)
-        self.order: list[str] = []
-
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self.module.named_parameters())
-
-    def batch(self, step: int, start: int, stop: int, device: torch.device) -> Any:
-        return {"x": torch.ones(stop - start, 1)}
-
-    def passes(self, batch: Any) -> Any:
-        weight = self.module.weight
-        self.order.append("first")
-        yield (self.module(batch["x"]) ** 2).sum(dim=1)
-        assert weight.grad is not None, "the first loss was not backpropagated in time"
-        self.order.append("second")
-        yield (3 * self.module(batch["x"])).sum(dim=1)
-
-    def parts(self) -> dict[str, torch.Tensor]:
-        return {"a": torch.tensor(2.0)}
-
-
-def test_each_loss_is_backpropagated_before_the_next_is_made(tmp_path: Path) -> None:
-    """Catches a loop that collects losses, logs the last one, or calls the module."""
-    objective, reporter = Scaled(), Metrics()
-    settings = LoopSettings(
-        max_steps=2,
-        batch_size=2,
-        accumulate=2,
-        lr=1e-3,
-        warmup_steps=0,
-        schedule="constant",
-        lr_floor=0.0,
-        weight_decay=0.0,
-        clip_norm=100.0,
-        ema_decay=0.0,
-        checkpoint_every=5,
-        validate_every=0,
-    )
-    result = fit(objective, settings, Accelerator(cpu=True), tmp_path, reporter, lambda: None)
-    assert objective.order == ["first", "second"] * 4
-    assert result.history[0] == pytest.approx(1.0 + 3.0)
-    assert reporter.found["a"] == [2.0]

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 
 from rsgen.errors import GateMissed, Stopped, UsageError
 from rsgen.models.base import load_model
 from rsgen.models.stable_diffusion import StableDiffusion
-from rsgen.reporting import RunSummary
+from rsgen.reporting import NullReporter, RunSummary
 from rsgen.request import RunInfo
 from rsgen.runs import Control
 from rsgen.scorers.novelty import LatentNovelty
@@ -31,7 +32,7 @@ from rsgen.training.session import default_threads
 from tests.build import sample_run
 from tests.build_models import SIZE, save_model
 from tests.unit.test_train import history, job, splits
-from tests.unit.test_train_loop import Toy
+from tests.unit.test_train_loop import DEFAULTS, Toy, Twofold
 from tests.unit.test_train_loop import run as fit_toy
 
 ROOT = Path(__file__).parents[2]
@@ -245,3 +246,39 @@ def test_every_rank_tells_of_a_missed_gate(
     monkeypatch.setattr(loop, "_step", lambda *a: (float("nan"), False))
     summary = train(job(tmp_path / "out", run, base))
     assert (summary.status, summary.exit_code) == ("gate-missed", GateMissed.exit_code)
+
+
+SEVERAL = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from rsgen.reporting import NullReporter
+from rsgen.training import loop
+from rsgen.training.session import leave_ranks
+from tests.unit.test_train_loop import DEFAULTS, Twofold
+
+accelerator = Accelerator(cpu=True)
+loop.BUCKET = 40  # several messages a step
+settings = loop.LoopSettings(**{**DEFAULTS, "accumulate": 2, "warmup_steps": 0})
+objective = Twofold(0.0)
+loop.fit(objective, settings, accelerator, Path(sys.argv[1]), NullReporter(), lambda: None)
+leave_ranks()
+"""
+
+
+@pytest.mark.loopback
+def test_two_ranks_share_the_gradients_of_several_losses(tmp_path: Path) -> None:
+    """Catches ranks that drift apart where no wrapper averages gradients for them."""
+    script = tmp_path / "several.py"
+    script.write_text(SEVERAL, encoding="utf-8")
+    done = torchrun(script, tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    settings = loop.LoopSettings(**{**DEFAULTS, "accumulate": 2, "warmup_steps": 0})
+    alone = Twofold(0.0)
+    loop.fit(alone, settings, Accelerator(cpu=True), tmp_path / "one", NullReporter(), lambda: None)
+    states = [tmp_path / name / "step-00000009" for name in ("one", "two")]
+    one, two = (load_file(state / "weights.safetensors") for state in states)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    one, two = (load_file(state / "history.safetensors") for state in states)
+    torch.testing.assert_close(two["loss"], one["loss"], rtol=1e-5, atol=0)
