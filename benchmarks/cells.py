@@ -108,9 +108,17 @@ def report_figures(
 
 
 def run_cells(
-    cells: Sequence[Cell], options: argparse.Namespace, columns: Sequence[str], about: str
+    cells: Sequence[Cell],
+    options: argparse.Namespace,
+    columns: Sequence[str],
+    about: str,
+    *,
+    upright: bool = False,
 ) -> None:
-    """Compute what is missing, in order, and print a Markdown table for each table's name."""
+    """Compute what is missing, in order, and print a Markdown table for each table's name.
+
+    `upright`: a row a figure, for few cells with many figures.
+    """
     silence_libraries()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
@@ -128,7 +136,9 @@ def run_cells(
         return
     for table in dict.fromkeys(cell.table for cell in cells):
         rows = [cell for cell in cells if cell.table == table]
-        print(f"\n### {table}: {about}\n\n{_markdown(rows, options.work, columns)}")
+        grid = _grid(rows, options.work, columns)
+        lines = list(zip(*grid, strict=True)) if upright else grid
+        print(f"\n### {table}: {about}\n\n{_markdown(lines)}", flush=True)
     for title, why in troubles.items():
         print(f"\nnot measured: {title}: {why}")
     if options.json:
@@ -173,15 +183,19 @@ def _kept(work: Path, cell: Cell) -> dict[str, float | None] | None:
 # ---------------------------------------------------------------- tables
 
 
-def _markdown(cells: Sequence[Cell], work: Path, columns: Sequence[str]) -> str:
-    lines = [f"| cell | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+def _grid(cells: Sequence[Cell], work: Path, columns: Sequence[str]) -> list[list[str]]:
+    rows = [["cell", "seeds", *columns]]
     for name in dict.fromkeys(cell.name for cell in cells):
         members = [cell for cell in cells if cell.name == name]
         found = [row for cell in members if (row := _kept(work, cell)) is not None]
         seeds = f"{len(found)}" if len(found) == len(members) else f"{len(found)} of {len(members)}"
-        values = [_spread([row.get(column) for row in found]) for column in columns]
-        lines.append(f"| {name} | {seeds} | {' | '.join(values)} |")
-    return "\n".join(lines)
+        rows.append([name, seeds, *(_spread([r.get(c) for r in found]) for c in columns)])
+    return rows
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
 def _spread(values: Sequence[float | None]) -> str:

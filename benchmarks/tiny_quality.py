@@ -222,7 +222,7 @@ def main() -> None:
         given = getattr(options, name)
         if given is not None:
             cells += real_cells(options, name, given)
-    run_cells(cells, options, COLUMNS, "tiny on layouts that it has not seen")
+    run_cells(cells, options, COLUMNS, "tiny on layouts that it has not seen", upright=True)
 
 
 if __name__ == "__main__":
