@@ -23,7 +23,7 @@ from rsgen.models.base import ModelRef, model_folder, model_hash
 from rsgen.models.processing import PixelPreparation, silence_transformers
 from rsgen.request import digest
 
-__all__ = ["CLIP_FAMILIES", "Clip", "clip_folder", "clip_hash"]
+__all__ = ["CLIP_FAMILIES", "Clip", "clip_folder", "clip_hash", "load_tokenizer"]
 
 CLIP_FAMILIES = ("clip", "siglip")
 EXAMPLE = "hub:openai/clip-vit-large-patch14"
@@ -118,7 +118,7 @@ class Clip:
         family = _family(folder)
         silence_transformers()
         model = _loaded_model(folder, family, device)
-        tokenizer = _loaded_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
         side = int(model.config.vision_config.image_size)
         usual = (
             PixelPreparation((side, side), (side, side), keep_aspect=True)
@@ -243,7 +243,12 @@ def _loaded_model(folder: Path, family: str, device: str) -> Any:
     return model
 
 
-def _loaded_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder of CLIP's kin.
+
+    Raises:
+        SetupError: it has none, or one that cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     if not any((folder / n).is_file() for n in ("tokenizer.json", "vocab.json", "spiece.model")):
