@@ -53,6 +53,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "box": "rsgen.extraction.box:BoxBackend",
         "classical": "rsgen.extraction.classical:ClassicalBackend",
         "sam": "rsgen.extraction.sam:SamBackend",
+        "text-prompted": "rsgen.extraction.segmenters:TextPromptedBackend",
         "worker": "rsgen.extraction.text_prompted:WorkerBackend",
     },
     "scorers": {
@@ -62,7 +63,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "label-geometry": "rsgen.scorers.geometry:LabelGeometry",
         "novelty-hash": "rsgen.scorers.novelty:HashNovelty",
         "novelty-latent": "rsgen.scorers.novelty:LatentNovelty",
-        "novelty-judge": "rsgen.scorers.detection:JudgeNovelty",
+        "novelty": "rsgen.scorers.novelty:Novelty",
         "judge": "rsgen.scorers.detection:JudgeObjects",
         "judge-image": "rsgen.scorers.detection:JudgeImage",
         "remask": "rsgen.scorers.remask:Remask",

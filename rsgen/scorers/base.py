@@ -64,7 +64,10 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class NoveltyScorer(Protocol):
-    """A scorer that compares an image with others: with real ones, and with earlier ones."""
+    """A scorer that compares an image with others: with real ones, and with earlier ones.
+
+    Its score is the distance to the nearest; to the k-th nearest where it has a field `k`.
+    """
 
     level: ClassVar[Level]
 

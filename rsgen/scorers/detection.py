@@ -24,7 +24,7 @@ from rsgen.scorers.base import FloatArray, Level, is_thing
 if TYPE_CHECKING:
     from rsgen.judge.network import Maps
 
-__all__ = ["JudgeImage", "JudgeNovelty", "JudgeObjects"]
+__all__ = ["JudgeImage", "JudgeObjects", "judge_features"]
 
 SAME = 0.5  # a detection on an object that is not scored is no extra one
 RIGHT = 0  # place of "right" among the verification head's answers
@@ -211,45 +211,11 @@ class JudgeImage:
         return 2 * hit / (len(asked) + total)
 
 
-@dataclass(frozen=True)
-class JudgeNovelty:
-    """Distance to the nearest reference in the judge's feature space, an image.
-
-    ||a - b|| / (||a|| + ||b||) over means and spreads of judge A's feature map: 0 is a copy,
-    at most 1. It sees what is in an image and how it looks, not where it stands.
-    """
-
-    level: ClassVar[Level] = "image"
-    uses_torch: ClassVar[bool] = True
-    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
-    judge: str = ""
-    device: str = "cpu"
-    references: npt.NDArray[Any] | None = field(default=None, repr=False, compare=False)
-
-    def check(self) -> None:
-        EyesRef.parse(JUDGE, self.judge).identity("reward")
-
-    def model_hash(self) -> str:
-        return EyesRef.parse(JUDGE, self.judge).identity("reward")
-
-    def signatures(self, images: Pixels) -> npt.NDArray[np.float32]:
-        """float32 [N, C]."""
-        detector: Any = _open(EyesRef.parse(JUDGE, self.judge), None, self.device, 60.0).detector
-        found: npt.NDArray[np.float32] = detector.features(images)
-        return found
-
-    def distances(
-        self, signatures: npt.NDArray[Any], references: npt.NDArray[Any]
-    ) -> npt.NDArray[np.float32]:
-        """float32 [N, M]."""
-        from rsgen.models.latents import relative_distances
-
-        return relative_distances(signatures, references)
-
-    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
-        from rsgen.scorers.novelty import nearest
-
-        return nearest(self, self.signatures(images), self.references)
+def judge_features(judge: str, images: Pixels, device: str) -> npt.NDArray[np.float32]:
+    """Means and spreads of judge A's feature map, float32 [N, C] of uint8 [N, H, W, 3] RGB."""
+    detector: Any = _open(EyesRef.parse(JUDGE, judge), None, device, 60.0).detector
+    found: npt.NDArray[np.float32] = detector.features(images)
+    return found
 
 
 # ---------------------------------------------------------------- which objects

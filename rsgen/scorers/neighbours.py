@@ -94,16 +94,17 @@ class SignatureStore:
 def compare(
     scored: Sequence[Scored], rule: str, scorer: NoveltyScorer, others: Iterable[References]
 ) -> None:
-    """Give each image its distance to the nearest other one or earlier one of `scored`.
+    """Give each image its distance to the nearest other one or earlier one of `scored`; to the
+    k-th nearest, where the scorer has a `k`.
 
-    An image is not compared with itself (a real run filtered against itself). Where there is
-    nothing to compare with, there is no score.
+    An image is not compared with itself (a real run filtered against itself). Where there are
+    fewer than k to compare with, there is no score.
     """
     present = [s for s in scored if rule in s.signatures]
     if not present:
         return
     own = references_of(present, rule)
-    best = np.full(len(present), np.inf)
+    best = np.full((len(present), getattr(scorer, "k", 1)), np.inf)
     like = [""] * len(present)
     references = _joined(others)
     for start in range(0, len(references), CHUNK):
@@ -115,7 +116,7 @@ def compare(
     table = scorer.distances(own.signatures, own.signatures)
     table = np.where(np.tri(len(own), k=-1, dtype=bool), table, np.inf)
     _take_nearest(best, like, table, own, own)
-    for item, score, name in zip(present, best.tolist(), like, strict=True):
+    for item, score, name in zip(present, best[:, -1].tolist(), like, strict=True):
         item.sample = with_score(item.sample, rule, score if math.isfinite(score) else math.nan)
         item.nearest[rule] = name
 
@@ -138,7 +139,8 @@ def _take_nearest(
     own: References,
     others: References,
 ) -> None:
-    """Lower `best` [N] and name the nearest, from distances [N, M]; ties go to the first seen."""
+    """Lower `best` [N, k], ascending, and name the nearest, from distances [N, M]; ties go to the
+    first seen."""
     places = {key: k for k, key in enumerate(others.keys)}
     table = np.array(table, dtype=np.float64)
     for row, key in enumerate(own.keys):
@@ -146,22 +148,24 @@ def _take_nearest(
             table[row, places[key]] = np.inf
     nearest = table.argmin(axis=1)
     for row, column in enumerate(nearest):
-        if table[row, column] < best[row]:
-            best[row] = table[row, column]
+        if table[row, column] < best[row, 0]:
             like[row] = others.ids[int(column)]
+    k = best.shape[1]
+    best[:] = np.sort(np.concatenate([best, table], axis=1), axis=1)[:, :k]
 
 
 def own_distances(references: References, scorer: NoveltyScorer) -> FloatArray:
-    """Distance of each reference to the nearest other one, float32 [M]; NaN for a lone one."""
-    count = len(references)
+    """Distance of each reference to the nearest other one (the k-th nearest, where the scorer has
+    a `k`), float32 [M]; NaN where there are fewer others."""
+    count, k = len(references), getattr(scorer, "k", 1)
     best = np.full(count, np.nan, dtype=np.float32)
-    if count < 2:
+    if count < k + 1:
         return best
     for start in range(0, count, 64):
         rows = np.arange(start, min(start + 64, count))
         table = scorer.distances(references.signatures[rows], references.signatures)
         table[np.arange(len(rows)), rows] = np.inf
-        best[rows] = table.min(axis=1)
+        best[rows] = np.partition(table, k - 1, axis=1)[:, k - 1]
     return best
 
 

@@ -1,21 +1,23 @@
-"""Near-duplicates: distance of an image to the nearest of others, by hash or by latents."""
+"""Copies and near-duplicates: distance of an image to others, by hash, by latents, or to the k-th
+nearest in a judge's eyes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from rsgen.errors import UsageError
 from rsgen.images import Pixels
 from rsgen.records import Sample
 from rsgen.scorers.base import FloatArray, Level, Signatures
 
-__all__ = ["HashNovelty", "LatentNovelty", "nearest", "perceptual_hashes"]
+__all__ = ["HashNovelty", "LatentNovelty", "Novelty", "nearest", "perceptual_hashes"]
 
 HASH_SIDE = 12  # low frequencies a direction; 143 bits without the mean
 HASH_BITS = HASH_SIDE * HASH_SIDE - 1
@@ -156,17 +158,93 @@ class LatentNovelty:
         return nearest(self, self.signatures(images), self.references)
 
 
+@dataclass(frozen=True)
+class Novelty:
+    """How new an image is: distance to its k-th nearest neighbour in a feature space, an image.
+
+    Neighbours are the real images and the earlier ones of the run; the distance is
+    ||a - b|| / (||a|| + ||b||): 0 is a copy, at most 1. With k 1 it is the copy audit: bounded by
+    a quantile of --real, what is nearer than real images are to one another fails. A larger k
+    asks how crowded the place is, whatever a single twin says. NaN with fewer than k others.
+    `features`: "judge" (means and spreads of judge A's map: what is in an image and how it looks,
+    not where it stands), "latents" (an autoencoder's, on a lattice), or "auto": the judge's where
+    there is one.
+
+    Source: k-th neighbour distances as in Loftsgaarden and Quesenberry 1965, "A Nonparametric
+    Estimate of a Multivariate Density Function": far is where others are rare.
+    """
+
+    level: ClassVar[Level] = "image"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge", "model": "checkpoint"}
+    k: int = 1
+    features: Literal["auto", "judge", "latents"] = "auto"
+    judge: str = ""
+    model: str = ""
+    device: str = "cpu"
+    references: Signatures | None = field(default=None, repr=False, compare=False)
+
+    def check(self) -> None:
+        """Refuse what cannot work; loads no weights."""
+        if self.k < 1:
+            raise UsageError(f"scorer novelty: k is {self.k}", hint="use 1 or more neighbours")
+        if self.features not in ("auto", "judge", "latents"):
+            raise UsageError(
+                f"scorer novelty: features is {self.features!r}",
+                hint="use auto, judge or latents",
+            )
+        if not (self.judge if self._eyes == "judge" else self.model):
+            raise UsageError(
+                "scorer novelty: no judge was given, and no autoencoder",
+                hint="add --judge JUDGES, or --checkpoint MODEL",
+            )
+        self.model_hash()
+
+    @property
+    def _eyes(self) -> Literal["judge", "latents"]:
+        if self.features == "auto":
+            return "judge" if self.judge or not self.model else "latents"
+        return self.features
+
+    def model_hash(self) -> str:
+        if self._eyes == "judge":
+            from rsgen.judge.eyes import JUDGE, EyesRef
+
+            return EyesRef.parse(JUDGE, self.judge).identity("reward")
+        return LatentNovelty(self.model).model_hash()
+
+    def signatures(self, images: Pixels) -> Signatures:
+        """float32 [N, C]."""
+        if self._eyes == "judge":
+            from rsgen.scorers.detection import judge_features
+
+            return judge_features(self.judge, images, self.device)
+        return LatentNovelty(self.model, device=self.device).signatures(images)
+
+    def distances(self, signatures: Signatures, references: Signatures) -> FloatArray:
+        """float32 [N, M]."""
+        from rsgen.models.latents import relative_distances
+
+        return relative_distances(signatures, references)
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        return nearest(self, self.signatures(images), self.references)
+
+
 def nearest(scorer: Any, signatures: Signatures, references: Signatures | None) -> FloatArray:
-    """Distance of each image to the nearest reference or earlier one of the batch, float32 [N].
+    """Distance of each image to the nearest (k-th nearest, where the scorer has a `k`) reference
+    or earlier one of the batch, float32 [N].
 
     NaN where there is nothing to compare with.
     """
-    best = np.full(len(signatures), np.inf, dtype=np.float32)
+    count, k = len(signatures), getattr(scorer, "k", 1)
+    within = np.asarray(scorer.distances(signatures, signatures), dtype=np.float64)
+    table = np.where(np.tri(count, k=-1, dtype=bool), within, np.inf)
     if references is not None and len(references):
-        best = scorer.distances(signatures, references).min(axis=1)
-    within = scorer.distances(signatures, signatures)
-    for k in range(1, len(signatures)):
-        best[k] = min(best[k], within[k, :k].min())
+        table = np.concatenate([table, scorer.distances(signatures, references)], axis=1)
+    if table.shape[1] < k:
+        return np.full(count, np.nan, dtype=np.float32)
+    best = np.partition(table, k - 1, axis=1)[:, k - 1]
     return np.where(np.isinf(best), np.nan, best).astype(np.float32)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
 from rsgen.errors import DataError, SetupError, UsageError
 from rsgen.geometry import Box
@@ -19,7 +20,7 @@ from rsgen.scorers.base import Bound, Rule, is_novelty, make_scorer
 from rsgen.scorers.geometry import LabelGeometry
 from rsgen.scorers.judging import Scored, failed_rules, judge, score_samples, without_verdict
 from rsgen.scorers.neighbours import References, compare, own_distances
-from rsgen.scorers.novelty import HashNovelty
+from rsgen.scorers.novelty import HashNovelty, Novelty
 from rsgen.scorers.pixels import Contrast, Integrity, Sharpness
 from tests.build import instance, layout, picture, sample, water
 
@@ -259,8 +260,37 @@ def test_own_distances_leave_the_image_itself_out() -> None:
     assert np.isnan(own_distances(References(("a",), codes[:1]), HashNovelty())).all()
 
 
+@pytest.mark.parametrize("k", [1, 3], ids=str)
+def test_neighbours_are_those_of_scikit_learn(k: int) -> None:
+    """Among the real ones and the earlier ones, in two lists: a k-th nearest of one list alone, or
+    one that counts the image itself, differs."""
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(30, 6))
+    scorer = Novelty(k=k, model="unused")
+
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.linalg.norm(a - b) / (np.linalg.norm(a) + np.linalg.norm(b)))
+
+    real = References(tuple("abcdefghij"), codes[:10], tuple("abcdefghij"))
+    early = References(tuple("klmno"), codes[10:15], tuple("klmno"))
+    items = [Scored(sample(f"i{n}"), signatures={"n": code}) for n, code in enumerate(codes[15:])]
+    compare(items, "n", scorer, [real, early])
+    for n, item in enumerate(items):
+        others = NearestNeighbors(n_neighbors=k, metric=apart).fit(codes[: 15 + n])
+        distances, _ = others.kneighbors(codes[15 + n : 16 + n])
+        assert item.sample.scores["n"] == pytest.approx(distances[0, -1], abs=2e-5)
+    own = NearestNeighbors(n_neighbors=k + 1, metric=apart).fit(codes).kneighbors(codes)[0]
+    every = References(tuple(map(str, range(30))), codes)
+    assert own_distances(every, scorer) == pytest.approx(own[:, -1], abs=2e-5)
+    few = References(tuple(map(str, range(k))), codes[:k])
+    assert np.isnan(own_distances(few, scorer)).all()
+    alone = [Scored(sample(f"i{n}"), signatures={"n": codes[n]}) for n in range(k)]
+    compare(alone, "n", scorer, [])
+    assert not any("n" in item.sample.scores for item in alone)
+
+
 def test_scorers_that_compare_are_recognised() -> None:
-    assert is_novelty(HashNovelty())
+    assert is_novelty(HashNovelty()) and is_novelty(Novelty())
     assert not is_novelty(Contrast())
 
 

@@ -125,7 +125,14 @@ def test_an_image_is_as_labelled_or_not(seen: Any, things: list[Instance], score
     [
         pytest.param("judge", {}, "no judge was given", id="no judge"),
         pytest.param("judge-image", {}, "no judge was given", id="no judge, an image"),
-        pytest.param("novelty-judge", {}, "no judge was given", id="no judge, novelty"),
+        pytest.param("novelty", {}, "no judge was given", id="no judge, novelty"),
+        pytest.param(
+            "novelty",
+            {"features": "latents", "judge": "j"},
+            "no autoencoder",
+            id="a judge has no latents",
+        ),
+        pytest.param("novelty", {"k": 0, "judge": "j"}, "k is 0", id="no neighbour"),
         pytest.param("judge", {"detector": "hub:a/b"}, "answers no questions", id="verification"),
         pytest.param("judge", {"look": "twice", "judge": "j"}, "look is 'twice'", id="look"),
         pytest.param("remask", {"backend": "box"}, "looks at no pixels", id="remask by boxes"),
@@ -190,9 +197,11 @@ def test_a_copy_is_no_news_to_the_judge(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
     pixels[2] = pixels[0]
     pixels[1] //= 4
-    scorer = make_scorer("novelty-judge", {"judge": str(judge_in(tmp_path))})
-    scores = scorer.score(pixels, asked() * 3)
+    judge = str(judge_in(tmp_path))
+    scores = make_scorer("novelty", {"judge": judge}).score(pixels, asked() * 3)
     assert np.isnan(scores[0]) and scores[1] > 0.01 and scores[2] < 1e-4
+    second = make_scorer("novelty", {"judge": judge, "k": 2}).score(pixels, asked() * 3)
+    assert np.isnan(second[:2]).all() and second[2] == scores[1]  # the darker image is second
 
 
 # ---------------------------------------------------------------- masks again
