@@ -14,6 +14,7 @@ from rsgen.classes import load_class_table
 from rsgen.condition import ConditionEncoding, palette_png
 from rsgen.errors import DataError, UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
+from rsgen.generation.defaults import guidance_notes, settled
 from rsgen.generation.layouts import GivenLayouts, Item, LayoutSource, PoolLayouts, select
 from rsgen.images import Pixels, write_png
 from rsgen.models.base import (
@@ -94,6 +95,11 @@ class GenerateStage:
         return ModelCard(encoding.name, classes, encoding.slots, image_size=model_side(base))
 
     @cached_property
+    def _painting(self) -> GenerateConfig:
+        """The settings with what the checkpoint was trained with where nothing was asked for."""
+        return settled(self._settings, self._card)
+
+    @cached_property
     def _size(self) -> int:
         size = self._settings.size or self._card.image_size
         step = model_step(self._folders[1])
@@ -140,10 +146,13 @@ class GenerateStage:
 
     def describe(self) -> tuple[str, ...]:
         """Remarks for a dry run."""
-        card = self._card
+        card, painting = self._card, self._painting
         return (
             f"{self.count()} images of {self._size} px, condition `{card.condition}`, "
-            f"{self._settings.scheduler} {self._settings.steps} steps",
+            f"{painting.scheduler} {painting.steps} steps, prompt {painting.prompt!r}, "
+            f"text guidance {painting.text_guidance:g}, layout guidance "
+            f"{painting.layout_guidance:g}",
+            *guidance_notes(self._settings, card),
             *self._source.notes,
         )
 
@@ -163,7 +172,7 @@ class GenerateStage:
             self._card.encoding(),
             self._source.classes,
             self._card.classes,
-            self._settings,
+            self._painting,
         )
 
     def process(self, shard: Shard, control: Control) -> ShardOutput:
@@ -172,6 +181,7 @@ class GenerateStage:
         size = self._info.plan.batch_size
         numbers = self._selection[0][shard.start : shard.stop]
         output = _Collected()
+        self._say(guidance_notes(self._settings, self._card), control)
         calls, full = self._painter.calls, self._painter.full_calls
         with ThreadPoolExecutor(1) as finisher:
             waiting: deque[Future[list[Sample | Failure]]] = deque()
@@ -228,6 +238,12 @@ class GenerateStage:
         if new:
             control.note(unknown_words_note(new), "warning")
 
+    def _say(self, notes: Sequence[str], control: Control) -> None:
+        for note in notes:
+            if note not in self._said:
+                control.note(note, "warning")
+        self._said.update(notes)
+
     def _name(self, number: int) -> str:
         return f"{self._info.fingerprint8}-{number:06d}"
 
@@ -245,7 +261,7 @@ class GenerateStage:
             parent=item.parent,
             seed=seed,
             model=self._info.model_hashes.get("checkpoint"),
-            prompt_template=self._settings.prompt,
+            prompt_template=self._painting.prompt,
             layout_template=item.template,
             sources=item.sources,
         )
@@ -288,7 +304,11 @@ class GenerateStage:
                 tiles += [image, draw_layout(image, sample.layout, labels=False)]
                 titles += [f"{len(titles) // 2} {template}", "with labels"]
         sheet = contact_sheet(tiles, run.path / "contact_sheet.png", titles=titles)
-        notes = [*self._source.notes, *self._closing_notes(run.counts, prompts)]
+        notes = [
+            *guidance_notes(self._settings, self._card),
+            *self._source.notes,
+            *self._closing_notes(run.counts, prompts),
+        ]
         if outside and span:
             notes.append(
                 f"{outside} layouts have a ground sampling outside the {span[0]:.2f} to "

@@ -199,6 +199,11 @@ class TrainConfig(Section):
     validate_every: int = Field(0, ge=0, description="steps between validation grids (0: the end)")
     validation_samples: int = Field(8, ge=0, description="pictures in a validation grid")
     max_lost_labels: Rate = Field(
+    prompt: str | None = Field(
+        None,
+        description="prompt with {classes}, {counts}, {scene}, {captions}; empty: none (default: "
+        "a sample's own, else 'A satellite image of {classes}')",
+    )
         0.1,
         description="images that lost a larger share of their labels on reading are left out",
     )
@@ -268,9 +273,10 @@ class GenerateConfig(Section):
     mode: Literal["resample", "perturb"] = Field(
         "resample", description="what to do with given layouts"
     )
-    prompt: str = Field(
-        "A satellite image of {classes}",
-        description="prompt with {classes}, {counts}, {scene}, {captions}; [parts] may be left out",
+    prompt: str | None = Field(
+        None,
+        description="prompt with {classes}, {counts}, {scene}, {captions}; [parts] may be left "
+        "out (default: as trained)",
     )
     negative_prompt: str = Field("", description="what to move away from")
     size: int | None = Field(None, ge=32, description="side in pixels (default: model's)")
@@ -279,10 +285,17 @@ class GenerateConfig(Section):
         "ddim", description="diffusion sampler"
     )
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
-    # Equal guidances need two network calls a step, like text guidance alone, and give the
-    # contrast of the training images; layout_guidance 1 is what diffusers' pipeline does.
-    text_guidance: float = Field(1.75, ge=0, description="classifier-free guidance on the prompt")
-    layout_guidance: float = Field(1.75, ge=0, description="guidance on the layout (1: none)")
+    # layout_guidance 1 is what diffusers' pipeline does.
+    text_guidance: float | None = Field(
+        None,
+        ge=0,
+        description="classifier-free guidance on the prompt (default: 1.75, without captions 1)",
+    )
+    layout_guidance: float | None = Field(
+        None,
+        ge=0,
+        description="guidance on the layout, 1: none (default: 1.75, without hint dropout 1)",
+    )
     control_scale: float = Field(1.0, ge=0, description="weight of the ControlNet residuals")
     allow_same_source: bool = Field(
         False, description="let a sample reuse masks of the image whose layout it has"

@@ -259,6 +259,7 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
         session.size,
         session.seed,
         session.run.reporter,
+        session.prompt,
     )
 
     def look(step: int) -> float:
@@ -326,9 +327,10 @@ def _diffusion_objective(
             settings.hint_dropout,
             settings.object_weight,
             timesteps,
+            own_prompts=settings.prompt is None,
         ),
         tokenize=model.tokens,
-        prompt=lambda layout: make_prompt(layout, classes),
+        prompt=lambda layout: make_prompt(layout, classes, template=session.prompt),
         encode=None if encoding is None else encoded,
         levels=int(schedule.config.num_train_timesteps),
     )

@@ -28,6 +28,7 @@ class Painter:
 
     `classes` is the table that the labels are of; `model_classes` the one that the model was
     trained with: labels are translated by name or alias for the condition and the prompt.
+    `settings` have a prompt and guidances (`generation.defaults.settled`).
     """
 
     model: DiffusionModel
@@ -54,9 +55,9 @@ class Painter:
 
     def prompt(self, layout: Layout) -> str:
         """The prompt of a layout, in the model's class names."""
-        return make_prompt(
-            self._translated(layout), self.model_classes, template=self.settings.prompt
-        )
+        template = self.settings.prompt
+        assert template is not None, "settings come settled"
+        return make_prompt(self._translated(layout), self.model_classes, template=template)
 
     def unknown_words(self, prompts: Sequence[str]) -> tuple[str, ...]:
         """Words that the model's closed vocabulary lacks, each once; () for an open one."""
@@ -79,6 +80,8 @@ class Painter:
             OutOfMemory: the batch does not fit.
         """
         factor, settings = self.model.factor, self.settings
+        text_guidance, layout_guidance = settings.text_guidance, settings.layout_guidance
+        assert text_guidance is not None and layout_guidance is not None, "settings come settled"
         shape = (
             self.model.latent_channels,
             layouts[0].height // factor,
@@ -101,8 +104,8 @@ class Painter:
                     settings=SamplingSettings(
                         settings.scheduler,
                         steps,
-                        settings.text_guidance,
-                        settings.layout_guidance,
+                        text_guidance,
+                        layout_guidance,
                         settings.control_scale,
                     ),
                     on_branches=count,

@@ -23,7 +23,8 @@ class ModelCard:
     """rsgen.json: how the layouts of a checkpoint are encoded, and what it learned from.
 
     `slots` maps class names to their codes in the `classes` encoding (empty for the others);
-    `gsd_range_m` is (least, most) metres a pixel of the training images, or None.
+    `gsd_range_m` is (least, most) metres a pixel of the training images, or None. `prompt` is
+    the template it was trained with, "" without captions, None where that is not known.
     """
 
     condition: str
@@ -35,6 +36,12 @@ class ModelCard:
     base: str | None = None
     licence: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str | None = None
+
+    @property
+    def knows_empty_layouts(self) -> bool:
+        """Whether it has seen empty conditions in training, so that it can paint without one."""
+        return float(self.training.get("hint_dropout", 1.0)) > 0
 
     def encoding(self) -> ConditionEncoding:
         """How a layout becomes the control tensor of this model."""
@@ -52,6 +59,7 @@ class ModelCard:
             "base": self.base,
             "licence": list(self.licence),
             "training": dict(self.training),
+            "prompt": self.prompt,
         }
 
     @classmethod
@@ -70,6 +78,7 @@ class ModelCard:
             base=row.get("base"),
             licence=tuple(row.get("licence", ())),
             training=dict(row.get("training", {})),
+            prompt=row.get("prompt"),
         )
 
     def write(self, folder: Path) -> None:

@@ -162,9 +162,9 @@ class _Predictor:
         condition: Tensor | None,
         settings: SamplingSettings,
     ) -> None:
-        # Checkpoints trained here have seen empty conditions (hint dropout); others have not,
-        # and their layout-free prediction is the UNet without its control branch.
-        self.learned_empty = model.card is not None
+        # Checkpoints trained with hint dropout have seen empty conditions; of others the
+        # layout-free prediction is the UNet without its control branch.
+        self.learned_empty = model.card is not None and model.card.knows_empty_layouts
         branches = plan_branches(
             text,
             negative,

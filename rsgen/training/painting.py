@@ -11,7 +11,7 @@ from rsgen.condition import ConditionEncoding, encode, from_model
 from rsgen.images import Pixels
 from rsgen.models.sampling import SamplingSettings, draw_noise, sample
 from rsgen.models.stable_diffusion import StableDiffusion
-from rsgen.prompts import make_prompt
+from rsgen.prompts import DEFAULT_TEMPLATE, make_prompt
 from rsgen.records import ClassTable, Layout
 from rsgen.request import item_seed
 
@@ -28,6 +28,7 @@ def paint(
     size: int,
     seed: int,
     settings: SamplingSettings | None = None,
+    template: str = DEFAULT_TEMPLATE,
 ) -> list[Pixels]:
     """One uint8 [size, size, 3] a layout; without an encoding the layout enters as words only.
 
@@ -44,10 +45,11 @@ def paint(
             hints = [encode(layout, (size, size), encoding, classes) for layout in chunk]
             condition = torch.from_numpy(np.stack(hints))
         with torch.no_grad():
+            prompts = [make_prompt(layout, classes, template=template) for layout in chunk]
             latents = sample(
                 model,
                 noise=draw_noise(seeds, (model.latent_channels, side, side)),
-                text=model.encode_prompts([make_prompt(layout, classes) for layout in chunk]),
+                text=model.encode_prompts(prompts),
                 negative=model.encode_prompts([""] * len(chunk)),
                 condition=condition,
                 settings=settings,

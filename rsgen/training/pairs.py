@@ -29,6 +29,7 @@ class PairSettings:
     hint_dropout: float
     object_weight: float
     timesteps: str  # "uniform" | "logit-normal"
+    own_prompts: bool = True  # a sample's own goes before that of its layout
 
 
 class TrainingPairs:
@@ -72,7 +73,8 @@ class TrainingPairs:
         steps = [draw_timesteps(rng, settings.timesteps, self.levels) for rng in draws]
         texts = []
         for rng, view in zip(draws, views, strict=True):
-            text = view.prompt if view.prompt is not None else self.prompt(view.layout)
+            own = view.prompt if settings.own_prompts else None
+            text = own if own is not None else self.prompt(view.layout)
             texts.append("" if rng.random() < settings.caption_dropout else text)
         factor = settings.size // latents.shape[-1]
         weights = [

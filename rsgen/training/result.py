@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rsgen.models.base import ModelCard
 from rsgen.models.stable_diffusion import StableDiffusion
+from rsgen.prompts import DEFAULT_TEMPLATE, make_prompt
 
 __all__ = ["write_checkpoint"]
 
@@ -23,7 +24,7 @@ CONTROLNET_SNIPPET = """Paint layouts with it:
 
     rsgen generate FOLDER --layouts LABELS --out OUT
 
-or open it in diffusers, which paints what `rsgen generate --text-guidance 1.5
+or open it in diffusers, which paints what `rsgen generate --text-guidance {guidance}
 --layout-guidance 1` paints from the same noise; the condition is a float tensor of exactly
 {size} x {size} pixels:
 
@@ -38,10 +39,10 @@ card = read_card(FOLDER)  # rsgen.json: encoding, class table, slots
 encoding = ConditionEncoding(card.condition, card.slots)
 condition = encode(layout, ({size}, {size}), encoding, card.classes)
 image = pipeline(
-    "a satellite image of {first}",
+    {prompt!r},
     image=torch.from_numpy(condition)[None],  # float32 [1, {channels}, {size}, {size}] in [0, 1]
     num_inference_steps=20,
-    guidance_scale=1.5,
+    guidance_scale={guidance},
 ).images[0]
 ```
 """
@@ -56,7 +57,7 @@ or open it in diffusers:
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
-image = pipeline("a satellite image of {first}", num_inference_steps=20).images[0]
+image = pipeline({prompt!r}, num_inference_steps=20).images[0]
 ```
 """
 
@@ -76,7 +77,8 @@ def write_checkpoint(model: StableDiffusion, card: ModelCard, folder: Path) -> P
 
 def _readme(model: StableDiffusion, card: ModelCard) -> str:
     names = card.classes.names
-    first = (names[0] if names else "land").replace("-", " ").lower()
+    template = DEFAULT_TEMPLATE if card.prompt is None else card.prompt
+    prompt = make_prompt(names[:1], card.classes, template=template, lower=True)
     snippet = BASE_SNIPPET if model.controlnet is None else CONTROLNET_SNIPPET
     licence = "".join(f"\nLicence of the base: {line}\n" for line in card.licence)
     return README.format(
@@ -89,7 +91,10 @@ def _readme(model: StableDiffusion, card: ModelCard) -> str:
         size=card.image_size,
         classes=", ".join(names),
         snippet=snippet.format(
-            size=card.image_size, first=first, channels=model.condition_channels
+            size=card.image_size,
+            prompt=prompt,
+            channels=model.condition_channels,
+            guidance=1.5 if prompt else 1,
         ),
         licence=licence,
     )

@@ -15,6 +15,7 @@ from rsgen.errors import GateMissed
 from rsgen.models.base import ModelCard
 from rsgen.models.image_hint import drop_image_slice
 from rsgen.models.stable_diffusion import StableDiffusion
+from rsgen.prompts import DEFAULT_TEMPLATE, make_prompt, unknown_words
 from rsgen.records import Sample
 from rsgen.reporting import RunSummary
 from rsgen.runs import ProgramRun
@@ -48,6 +49,12 @@ class Session:
     @property
     def seed(self) -> int:
         return self.run.config.seed
+
+    @property
+    def prompt(self) -> str:
+        """The template of prompts; empty: the model learns without captions."""
+        asked = self.settings.prompt
+        return DEFAULT_TEMPLATE if asked is None else asked.strip()
 
     @property
     def state_folder(self) -> Path:
@@ -95,11 +102,31 @@ def describe(session: Session) -> None:
     larger = sum(max(s.layout.width, s.layout.height) > session.size for s in images.samples)
     if larger:
         note(f"{larger} are larger than {session.size} px: cropped at their own scale, not shrunk")
+    _describe_prompts(session)
     side = median_object_px(images.samples)
     if side is not None:
         cells = side / session.model.factor
         small = " (under 2: too small to be painted well)" if cells < 2 else ""
         note(f"median object: {side:.0f} px = {cells:.1f} latent cells{small}")
+
+
+def _describe_prompts(session: Session) -> None:
+    """Say how the model is prompted; a broken template ends here, before anything is computed."""
+    note, classes = session.run.reporter.note, session.images.classes
+    text = make_prompt(classes.names, classes, template=session.prompt)
+    if session.settings.task == "autoencoder":
+        return
+    if not session.prompt:
+        note("trained without captions (train.prompt is empty): words will mean nothing to it")
+        return
+    vocabulary = session.model.vocabulary
+    words = () if vocabulary is None else unknown_words(text, vocabulary)
+    if words:
+        note(
+            f"the base's vocabulary lacks {', '.join(words)}: these words of the prompts mean "
+            "nothing to it, only the layout can tell such classes",
+            "warning",
+        )
 
 
 def validation_samples(session: Session) -> list[Sample]:
@@ -157,11 +184,14 @@ def model_card(
         fingerprint=session.run.info.fingerprint,
         base=session.base_name,
         licence=() if old is None else old.licence,
+        prompt=session.prompt,
         training={
             "task": task,
             "steps": session.steps,
             "images": len(session.images),
             "seed": session.seed,
+            "hint_dropout": session.settings.hint_dropout,
+            "caption_dropout": session.settings.caption_dropout,
             **more,
         },
     )

@@ -14,6 +14,7 @@ from rsgen.geometry import similarity
 from rsgen.images import Pixels
 from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.pictures import contact_sheet, draw_layout
+from rsgen.prompts import DEFAULT_TEMPLATE
 from rsgen.records import ClassTable, Layout, Sample
 from rsgen.reporting import Reporter
 from rsgen.store import SampleRun
@@ -41,7 +42,10 @@ class Validator:
         size: int,
         seed: int,
         reporter: Reporter,
+        template: str = DEFAULT_TEMPLATE,
     ) -> None:
+        """`template` makes the prompts, as in training."""
+        self.template = template
         self.model, self.encoding, self.classes, self.views = model, encoding, classes, views
         self.size, self.seed, self.reporter = size, seed, reporter
         self.samples = list(samples)
@@ -52,7 +56,13 @@ class Validator:
     def look(self, step: int, path: Path) -> float:
         """Write the grid of a step; returns the mean distance to the nearest training image."""
         generated = paint(
-            self.model, self.layouts, self.encoding, self.classes, self.size, self.seed
+            self.model,
+            self.layouts,
+            self.encoding,
+            self.classes,
+            self.size,
+            self.seed,
+            template=self.template,
         )
         conditions = [palette_png(layout, self.classes) for layout in self.layouts]
         write_grid(path, conditions, generated, self.layouts, self.references)

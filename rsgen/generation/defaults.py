@@ -1,0 +1,56 @@
+"""What `generate` does where it is not told: as the checkpoint was trained."""
+
+from __future__ import annotations
+
+from rsgen.models.card import ModelCard
+from rsgen.prompts import DEFAULT_TEMPLATE
+from rsgen.settings import GenerateConfig
+
+__all__ = ["GUIDANCE", "guidance_notes", "settled"]
+
+#: Equal guidances need two network calls a step and give the contrast of the training images.
+GUIDANCE = 1.75
+
+
+def settled(settings: GenerateConfig, card: ModelCard) -> GenerateConfig:
+    """The settings with prompt and guidances filled in.
+
+    The prompt is the template that the checkpoint was trained with. A guidance that was not
+    asked for is 1 where the checkpoint has not learned what it moves away from.
+    """
+    prompt = settings.prompt
+    if prompt is None:
+        prompt = DEFAULT_TEMPLATE if card.prompt is None else card.prompt
+    text, layout = settings.text_guidance, settings.layout_guidance
+    if layout is None:
+        layout = GUIDANCE if card.knows_empty_layouts else 1.0
+    if text is None:
+        # with nothing to say the prompt's term is none, and one call a step is enough
+        text = GUIDANCE if prompt.strip() or settings.negative_prompt.strip() else 1.0
+    return settings.model_copy(
+        update={"prompt": prompt, "text_guidance": text, "layout_guidance": layout}
+    )
+
+
+def guidance_notes(asked: GenerateConfig, card: ModelCard) -> list[str]:
+    """What was asked for and changes nothing, or not what it seems to."""
+    settings, notes = settled(asked, card), []
+    same = (settings.prompt or "").strip() == settings.negative_prompt.strip()
+    if asked.text_guidance not in (None, 1.0) and same:
+        notes.append(
+            f"text_guidance {asked.text_guidance:g} changes nothing: the prompt equals the "
+            f"negative prompt ({settings.negative_prompt.strip() or 'both are empty'}), so that "
+            "part is computed once; layout_guidance works without words"
+        )
+    if card.prompt == "" and ((asked.prompt or "").strip() or asked.negative_prompt.strip()):
+        notes.append(
+            "the checkpoint was trained without captions (train.prompt was empty): it has not "
+            "learned what these words mean here"
+        )
+    if asked.layout_guidance not in (None, 1.0) and not card.knows_empty_layouts:
+        notes.append(
+            f"layout_guidance {asked.layout_guidance:g}: the checkpoint has not seen empty layouts "
+            "(train.hint_dropout was 0), so what it moves away from is the base without its "
+            "layout branch, which was not trained for that; train with -s train.hint_dropout=0.1"
+        )
+    return notes
