@@ -28,7 +28,13 @@ from rsgen.models.image_hint import IMAGE_CHANNELS
 from rsgen.models.unet_parts import check_unet, decode_up, decoder_parts, encode_down, held
 from rsgen.training.pairs import TrainingPairs
 
-__all__ = ["DistillationObjective", "DistillationSettings", "image_hint", "mix"]
+__all__ = [
+    "DistillationLosses",
+    "DistillationObjective",
+    "DistillationSettings",
+    "image_hint",
+    "mix",
+]
 
 # L_reg begins after this share of the steps, on levels up to this share of the schedule.
 RECONSTRUCTION_START = 1 / 3
@@ -69,7 +75,7 @@ def mix(student: Residuals, image: Residuals, weight: float) -> Residuals:
     )
 
 
-class _DistillationLosses(nn.Module):
+class DistillationLosses(nn.Module):
     """The networks and the passes of a step."""
 
     def __init__(
@@ -184,7 +190,7 @@ class DistillationObjective:
         """Raises UsageError for a UNet that cannot be split."""
         check_unet(unet)
         self.pairs, self.settings = pairs, settings
-        self.module = _DistillationLosses(unet, text_encoder, controlnet, noise_schedule, settings)
+        self.module = DistillationLosses(unet, text_encoder, controlnet, noise_schedule, settings)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}

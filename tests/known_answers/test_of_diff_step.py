@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rsgen.losses import ramp
 from rsgen.models.image_hint import ImageHintConvolution, add_image_slice, drop_image_slice
-from rsgen.training.distillation import DistillationSettings, _DistillationLosses
+from rsgen.training.distillation import DistillationSettings, DistillationLosses
 from rsgen.training.setup import choose_weights
 from tests.build_models import SIZE, small_model
 
@@ -83,7 +83,7 @@ class Step:
         settings = DistillationSettings(
             STEPS, self.ramp, self.weight, self.reconstruct, self.snr_gamma
         )
-        self.module = _DistillationLosses(
+        self.module = DistillationLosses(
             model.unet, model.text_encoder, model.controlnet, schedule(self.prediction), settings
         )
 
