@@ -351,13 +351,14 @@ LOOKING: tuple[LookSpec, ...] = (
     ),
     LookSpec(
         "templates",
-        "List the pipelines, job scripts (cron, Slurm, DVC), class tables that ship; print one.",
+        "List the pipelines, job scripts (cron, Slurm, DVC), workers, class tables; print one.",
         templates,
         (
             "templates",
             "templates quickstart > factory.yaml",
             "templates jobs/nightly.sh > nightly.sh      (cron)",
             "templates jobs/slurm-array.sh > array.sh    (Slurm)",
+            "templates workers/remotesam.py > worker.py  (extract-masks --backend worker)",
         ),
     ),
     LookSpec(

@@ -1,4 +1,4 @@
-"""The files that come with rsgen: pipelines, job scripts, class tables, layouts."""
+"""The files that come with rsgen: pipelines, job scripts, workers, class tables, layouts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["shipped_files", "shipped_text", "what_it_is"]
 
 
 def shipped_files() -> dict[str, Path]:
-    """Name -> file: `pipelines/quickstart`, `jobs/nightly.sh`; YAML files without their suffix."""
+    """Name -> file: `pipelines/quickstart`, `jobs/nightly.sh`; YAML files lose their suffix."""
     root = templates_root()
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
-        if path.is_file() and path.suffix not in {".py", ".pyc"}:
+        if path.is_file() and path.suffix != ".pyc" and path.name != "__init__.py":
             found[(name.with_suffix("") if name.suffix == ".yaml" else name).as_posix()] = path
     return found
 

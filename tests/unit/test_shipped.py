@@ -26,6 +26,8 @@ def test_every_template_has_a_name_and_says_what_it_is() -> None:
         ("pipelines/quickstart.yaml", "pipelines/quickstart"),
         ("nightly.sh", "jobs/nightly.sh"),
         ("slurm-array", "jobs/slurm-array.sh"),
+        ("remotesam", "workers/remotesam.py"),
+        ("workers/detector.py", "workers/detector.py"),
     ],
 )
 def test_names(name: str, same: str) -> None:
