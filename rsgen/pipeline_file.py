@@ -59,10 +59,13 @@ def find_config(name: str) -> Path:
     )
     if len(found) == 1:
         return found[0]
-    known = [p.stem for p in sorted((root / "pipelines").glob("*.yaml"))]
-    near = near_name(name, known)
+    known, train = (
+        [p.stem for p in sorted((root / kind).glob("*.yaml"))] for kind in ("pipelines", "train")
+    )
+    near = near_name(name, known + train)
     raise UsageError(
-        f"{name}: no such file or template; pipelines: {', '.join(known)}",
+        f"{name}: no such file or template; pipelines: {', '.join(known)}; "
+        f"for train: {', '.join(train)}",
         hint=f"did you mean {near}?" if near and not path.suffix else check_path(path),
     )
 

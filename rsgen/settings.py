@@ -171,7 +171,10 @@ class TrainConfig(Section):
     )
     batch: Literal["plain"] = Field("plain", description="batch composition")
     max_steps: int | Literal["auto"] = Field(
-        "auto", description="optimiser steps (auto: by the size of the set)"
+        "auto", description="optimiser steps (auto: by epochs, or by the size of the set)"
+    )
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the set, where max_steps is auto (default: about 20)"
     )
     unet: Literal["auto", "frozen", "lora", "decoder", "full"] = Field(
         "auto",
@@ -189,9 +192,15 @@ class TrainConfig(Section):
     warmup_steps: int = Field(20, ge=0, description="linear warm-up steps")
     accumulate: int = Field(1, ge=1, description="batches an optimiser step")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
-    clip_norm: float = Field(1.0, gt=0, description="gradient norm bound")
+    clip_norm: float = Field(1.0, ge=0, description="gradient norm bound (0: none)")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    beta2: float = Field(0.99, gt=0, lt=1, description="AdamW: memory of squared gradients")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches EMA off")
+    prompt: str | None = Field(
+        None,
+        description="prompt with {classes}, {counts}, {scene}, {captions}; empty: none (default: "
+        "a sample's own, else 'A satellite image of {classes}')",
+    )
     caption_dropout: Rate = Field(0.1, description="share of empty prompts")
     hint_dropout: Rate = Field(0.05, description="share of empty conditions")
     object_weight: float = Field(2.0, ge=1, description="loss weight on object pixels")
@@ -199,11 +208,6 @@ class TrainConfig(Section):
     validate_every: int = Field(0, ge=0, description="steps between validation grids (0: the end)")
     validation_samples: int = Field(8, ge=0, description="pictures in a validation grid")
     max_lost_labels: Rate = Field(
-    prompt: str | None = Field(
-        None,
-        description="prompt with {classes}, {counts}, {scene}, {captions}; empty: none (default: "
-        "a sample's own, else 'A satellite image of {classes}')",
-    )
         0.1,
         description="images that lost a larger share of their labels on reading are left out",
     )

@@ -79,7 +79,7 @@ def train(job: Job) -> RunSummary:
     images = TrainingImages.from_runs([source], source.classes, settings.max_lost_labels)
     steps = settings.max_steps
     if steps == "auto":
-        steps = automatic_steps(len(images), batch_size * settings.accumulate)
+        steps = automatic_steps(len(images), batch_size * settings.accumulate, settings.epochs)
     threads = job.config.execution.threads or default_threads()
     plan = Plan(steps, (), batch_size, dtype, device, threads)
     inputs = [

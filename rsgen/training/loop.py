@@ -100,6 +100,7 @@ class LoopSettings:
     validate_every: int
     log_every: int = 10
     seed: int = 0
+    beta2: float = 0.99
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def fit(
     named = objective.parameters()
     parameters = list(named.values())
     optimizer = torch.optim.AdamW(
-        parameters, lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        parameters, lr=settings.lr, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay
     )
     average = (
         EMAModel(parameters, decay=settings.ema_decay, foreach=True) if settings.ema_decay else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ IMAGES_PER_MILLION = {"lora": 0.5, "decoder": 5.0, "full": 50.0}
 # Below this many parameters all of the UNet learns, whatever the set: a network that small has
 # seen little, and its decoder alone paints next to nothing of other images.
 SMALL_UNET = 50e6
-LR, SMALL_LR = 1e-4, 2e-4
+LR, SMALL_LR, LARGE_LR = 1e-4, 2e-4, 1e-5
 PASSES = 20
 STEP_RANGE = (60, 20_000)
 
@@ -49,12 +50,16 @@ def automatic_unet(images: int, unet_parameters: int) -> str:
 
 
 def automatic_lr(unet_mode: str, unet_parameters: int) -> float:
-    """The peak learning rate: higher where all of a small UNet learns."""
-    return SMALL_LR if unet_mode == "full" and unet_parameters < SMALL_UNET else LR
+    """The peak learning rate: high where a small UNet learns, low where a large one does."""
+    if unet_parameters < SMALL_UNET:
+        return SMALL_LR if unet_mode == "full" else LR
+    return LARGE_LR if unet_mode in {"decoder", "full"} else LR
 
 
-def automatic_steps(images: int, samples_a_step: int) -> int:
-    """About 20 passes over the set, within 60..20000 steps."""
+def automatic_steps(images: int, samples_a_step: int, epochs: int | None = None) -> int:
+    """Steps of some passes over the set; by default about 20, within 60..20000 steps."""
+    if epochs is not None:
+        return math.ceil(epochs * images / samples_a_step)
     wanted = round(PASSES * images / samples_a_step)
     return int(min(max(wanted, STEP_RANGE[0]), STEP_RANGE[1]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +72,12 @@ class Session:
             schedule=settings.lr_schedule,
             lr_floor=settings.lr_floor,
             weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
+            clip_norm=settings.clip_norm or math.inf,
             ema_decay=settings.ema_decay,
             checkpoint_every=settings.checkpoint_every,
             validate_every=settings.validate_every,
             seed=self.seed,
+            beta2=settings.beta2,
         )
 
 

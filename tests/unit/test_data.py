@@ -125,12 +125,16 @@ def test_what_learns_by_the_size_of_the_set(count: int, parameters: int, expecte
     assert automatic_unet(count, parameters) == expected
 
 
-def test_a_small_network_that_learns_as_a_whole_learns_faster() -> None:
+def test_a_small_network_learns_faster_than_a_large_one() -> None:
     assert automatic_lr("full", 6_400_000) == 2e-4
-    assert automatic_lr("decoder", 6_400_000) == automatic_lr("full", 860_000_000) == 1e-4
+    assert automatic_lr("decoder", 6_400_000) == automatic_lr("lora", 860_000_000) == 1e-4
+    assert automatic_lr("full", 860_000_000) == automatic_lr("decoder", 860_000_000) == 1e-5
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, 60), (160, 400), (10**7, 20_000)])
-def test_automatic_steps(count: int, expected: int) -> None:
-    """Catches budgets without bounds."""
-    assert automatic_steps(count, 8) == expected
+@pytest.mark.parametrize(
+    ("count", "epochs", "expected"),
+    [(1, None, 60), (160, None, 400), (10**7, None, 20_000), (5862, 100, 73_275), (3, 1, 1)],
+)
+def test_automatic_steps(count: int, epochs: int | None, expected: int) -> None:
+    """Catches budgets without bounds, and epochs that are bounded."""
+    assert automatic_steps(count, 8, epochs) == expected
