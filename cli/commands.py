@@ -174,6 +174,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "extract-masks DATASET --out masks",
         "extract-masks DATASET --class-map airplane=plane --gsd 0.5 --out masks",
         "extract-masks DATASET --backend sam --model hub:facebook/sam-vit-base --out masks",
+        "extract-masks DATASET --backend text-prompted --model hub:CIDAS/clipseg-rd64-refined "
+        "--out masks",
         "extract-masks DATASET --backend worker --command 'python worker.py' --out masks",
         "extract-masks --images pictures labels.json --format coco --out masks",
         "export masks --format labelme --out fix          (then: labelme fix/dataset/labelme)",
@@ -257,6 +259,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
             O("--format", "extract_masks.format", group="formats", use="read"),
             O("--backend", "extract_masks.backend", group="mask_backends"),
             O("--model", "extract_masks.model"),
+            O("--detector", "extract_masks.detector"),
             O("--command", "extract_masks.command"),
             O("--classes", "extract_masks.classes"),
             O("--class-map", "extract_masks.class_map", shape="pairs"),

@@ -78,7 +78,14 @@ class ExtractMasksConfig(Section):
         "auto", description="auto (polygon where the label has a shape, else classical), or a name"
     )
     model: str | None = Field(
-        None, description="model of backend sam: a folder or hub:ORG/NAME (SAM, SAM 2)"
+        None,
+        description="model of backends sam (SAM, SAM 2) and text-prompted (CLIPSeg; SAM with a "
+        "detector): a folder or hub:ORG/NAME",
+    )
+    detector: str | None = Field(
+        None,
+        description="text-prompted, SAM: zero-shot detector that makes loose boxes tight first "
+        "(Grounding DINO, OWL-ViT): a folder or hub:ORG/NAME",
     )
     command: str | None = Field(
         None, description="backend worker: the program that makes masks, as 'python worker.py'"

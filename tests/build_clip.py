@@ -145,3 +145,58 @@ def as_open_clip(model: Any) -> dict[str, torch.Tensor]:
                 made[f"{new}.mlp.c_fc.{end}"] = theirs[f"{old}.mlp.fc1.{end}"]
                 made[f"{new}.mlp.c_proj.{end}"] = theirs[f"{old}.mlp.fc2.{end}"]
     return {name: tensor.clone().contiguous() for name, tensor in made.items()}
+
+
+def clipseg_model(side: int = 64) -> Any:
+    """A CLIPSegForImageSegmentation; its maps have the input's size."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    kind: Any = CLIPSegConfig
+    config = kind(
+        text_config=_text(hidden_size=32, num_attention_heads=2, initializer_factor=1.0),
+        vision_config=_vision(hidden_size=32, intermediate_size=64, patch_size=4, image_size=side,
+                              num_hidden_layers=2, initializer_factor=1.0),
+        projection_dim=16, extract_layers=[0, 1], reduce_dim=16, decoder_num_attention_heads=2,
+        decoder_intermediate_size=32,
+    )  # fmt: skip
+    return shaken(CLIPSegForImageSegmentation, config)
+
+
+def clipseg(folder: Path, model: Any = None, side: int = 64) -> Path:
+    """A folder as on the hub: its image processor is ViT's."""
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    (clipseg_model(side) if model is None else model).save_pretrained(folder)
+    processor: Any = ViTImageProcessorPil
+    size = {"height": side, "width": side}
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    processor(size=size, image_mean=mean, image_std=std).save_pretrained(folder)
+    return clip_words(folder)
+
+
+def seeing_clipseg(steps: int = 120) -> Any:
+    """A CLIPSeg that shows bright objects to whatever text; taught at its own input size, by
+    the definition of its frame: none of rsgen's cropping and placing takes part."""
+    import numpy as np
+
+    from tests import build_sam
+
+    rng = np.random.default_rng(0)
+    with torch.random.fork_rng(devices=[]):
+        model = clipseg_model(build_sam.SIDE)
+        torch.manual_seed(0)
+        optimiser = torch.optim.AdamW(model.parameters(), 6e-3)
+        model.train()
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = 6e-3 * min(1.0, (step + 1) / 10) * (1 - step / steps)
+            pixels, _, truth = build_sam._lesson(rng, 8)
+            texts = torch.randn(len(pixels), 16)
+            found = model(pixel_values=pixels, conditional_embeddings=texts)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                found.logits, truth[:, 0].to(found.logits)
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return model.eval().requires_grad_(False)

@@ -27,13 +27,15 @@ __all__ = ["BackendSetup", "backend_class", "check_backend", "open_backend"]
 class BackendSetup:
     """What a backend is opened with: the command's settings, and the plan's device.
 
-    `device` is cpu or cuda; `dtype` fp32, bf16 or fp16; `batch_size` prompts at once.
+    `device` is cpu or cuda; `dtype` fp32, bf16 or fp16; `batch_size` prompts at once;
+    `classes` the table of the labels, where a stage opens it.
     """
 
     settings: ExtractMasksConfig
     device: str = "cpu"
     dtype: str = "fp32"
     batch_size: int = 16
+    classes: ClassTable | None = None
 
 
 class AutoBackend:
@@ -86,6 +88,11 @@ def check_backend(settings: ExtractMasksConfig) -> None:
             hint=f"add --model, as in --model {getattr(kind, 'example_model', 'FOLDER')}",
         )
     _check_command(settings, kind)
+    if settings.detector is not None and not getattr(kind, "takes_detector", False):
+        raise UsageError(
+            f"extract_masks.detector {settings.detector!r}: backend {name!r} asks no detector",
+            hint=f"leave it out, or add --backend {' or '.join(_backends_with('takes_detector'))}",
+        )
 
 
 def _check_command(settings: ExtractMasksConfig, kind: Any) -> None:

@@ -243,7 +243,7 @@ def _refine(patch: Patch, weight: Grid, prior: Grid, softness: float) -> tuple[G
         h_in = np.bincount(flat, w_in, count).astype(np.float32) @ share + 0.5
         h_out = np.bincount(flat, w_out, count).astype(np.float32) @ share + 0.5
         p_in, p_out = h_in / h_in.sum(), h_out / h_out.sum()
-        contrast = 1.0 - float(np.sqrt(p_in * p_out).sum())
+        contrast = max(0.0, 1.0 - float(np.sqrt(p_in * p_out).sum()))  # rounding may go below
         ratio = np.clip(np.log(p_in / p_out), -COLOUR_ODDS, COLOUR_ODDS)
         logit = PRIOR_WEIGHT * prior_logit + ratio[clusters]
         smooth = _guided(guide, np.asarray(logit, dtype=np.float32), max(1, size // RADIUS), 1e-3)

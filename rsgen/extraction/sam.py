@@ -31,6 +31,7 @@ from rsgen.request import digest
 from rsgen.settings import ExtractMasksConfig
 
 if TYPE_CHECKING:
+    from rsgen.extraction.grounding import Grounding, Seen
     from rsgen.extraction.sam_network import SamNetwork
 
 __all__ = ["SamBackend", "sam_family", "sam_folder"]
@@ -85,8 +86,18 @@ class SamBackend:
     batch_size = 16  # boxes decoded at once
     example_model = "hub:facebook/sam-vit-base"
 
-    def __init__(self, network: SamNetwork, object_px: int, batch_size: int = batch_size) -> None:
+    def __init__(
+        self,
+        network: SamNetwork,
+        object_px: int,
+        batch_size: int = batch_size,
+        name: str = name,
+        grounding: Grounding | None = None,
+    ) -> None:
+        """`grounding`: a detector that makes loose labels tight before SAM is prompted."""
+        self.name = name
         self._network = network
+        self._grounding = grounding
         self._object_px = object_px
         self._batch_size = batch_size
         self._instead = ClassicalBackend()
@@ -123,7 +134,11 @@ class SamBackend:
             for k, instance in enumerate(known)
             if made[k] and (found := frame_of_label(instance, width, height)) is not None
         }
-        chosen = self._choices(image, frames)
+        seen: dict[int, Seen] = {}
+        if self._grounding is not None:
+            seen = self._grounding.look(image, known, frames, labels)
+            known = [_seen(i, seen.get(k)) for k, i in enumerate(known)]
+        chosen = self._choices(image, {**frames, **{k: s.frame for k, s in seen.items()}})
         filled = [
             self._filled(image, instance, known, chosen.get(k)) if made[k] else instance
             for k, instance in enumerate(known)
@@ -171,5 +186,12 @@ class SamBackend:
         if choice is None:  # no label inside the image, which `classical` says too
             return other
         said = len(instance.reasons)
-        reasons = (*instance.reasons, f"sam: {choice.doubt}", *other.reasons[said:])
-        return replace(other, reasons=reasons)
+        doubt = f"{self.name}: {choice.doubt}"
+        return replace(other, reasons=(*instance.reasons, doubt, *other.reasons[said:]))
+
+
+def _seen(instance: Instance, seen: Seen | None) -> Instance:
+    """The instance with the detector's certainty; without a score where it found nothing."""
+    if seen is None:
+        return instance
+    return replace(instance, scores={**instance.scores, "detector": round(seen.score, 4)})

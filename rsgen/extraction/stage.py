@@ -133,7 +133,9 @@ class ExtractMasksStage:
         plan = self._info.plan
         assert plan is not None, "a stage always has a plan"
         self._backend = open_backend(
-            BackendSetup(self._settings, plan.device, plan.dtype, plan.batch_size)
+            BackendSetup(
+                self._settings, plan.device, plan.dtype, plan.batch_size, self._sources.classes
+            )
         )
         if self._settings.captions is not None:
             from rsgen.extraction.captions import Captioner

@@ -171,6 +171,11 @@ class PretrainedDetector:
         preparation = Preparation.read(processor_settings(folder), family)
         return cls(model.to(device), family, preparation, questions, classes, device)
 
+    @property
+    def input_side(self) -> int:
+        """The shortest side of what the network gets, in pixels."""
+        return min(self._preparation.exact or (self._preparation.shortest,))
+
     def detect(self, images: Pixels) -> list[Detections]:
         """Objects in each of uint8 [N, H, W, 3] RGB images, best first.
 

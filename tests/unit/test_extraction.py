@@ -490,3 +490,13 @@ def test_masks_stay_inside_upright_boxes() -> None:
         outline = bounds(np.array([(made.box.x0, made.box.y0), (made.box.x1, made.box.y1)]))
         assert inside.x0 >= outline.x0 - 1 and inside.x1 <= outline.x1 + 1
         assert inside.y0 >= outline.y0 - 1 and inside.y1 <= outline.y1 + 1
+
+
+@pytest.mark.parametrize("label", ["plane", "ship", "storage-tank"])
+def test_an_image_of_one_colour_gets_outlines(label: str) -> None:
+    """A contrast of -1e-7 by rounding made a complex score, and the image a failure."""
+    known = [Instance(label, Box(40, 10, 60, 30))]
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    (found,) = annotate_sample(pixels, known, ClassTable.of(label), "classical")
+    assert found.mask is not None and 0 <= found.scores["mask"] < 0.1
+    assert found.origin == "box" and "contrast" in found.reasons[0]
