@@ -36,13 +36,14 @@ from rsgen.evaluation.fidelity import LEAST, both_features, draws, few, side_of
 from rsgen.evaluation.layout import DENSITIES, OVERLAP, detect_all
 from rsgen.matching import Asked, asked_of, match_objects
 from rsgen.records import Layout
+from rsgen.registry import names
 from rsgen.scorers.remask import Remask
 
 __all__ = ["CELL", "FailuresCell", "Leakage", "leakage", "reextracted"]
 
 GROWN = 1.3
 MOST = 1000  # objects whose masks are found anew: whole images, at random but always the same
-FROM_PIXELS = frozenset({"classical", "sam", "box"})  # masks that a backend made
+FROM_PIXELS = frozenset(names("mask_backends")) - {"polygon"}  # masks that a backend made
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,22 @@ class Remask:
     The extraction backend gets the image and the labels without masks. 0 where it fell back
     on the box or found nothing: such a mask would repeat the label. NaN for stuff, crowds and
     objects that came without a mask.
-    `backend`, `model`: as of extract-masks; `auto` and `polygon` are `classical` here. The
-    label's box or quad is told to the backend, so a wrong place shows as a poor mask, not as
-    a moved one.
+    `backend`, `model`, `command`, `command_limit_s`: as of extract-masks; `auto` and `polygon`
+    are `classical` here. The label's box or quad is told to the backend, so a wrong place shows
+    as a poor mask, not as a moved one.
     """
 
     level: ClassVar[Level] = "instance"
     from_real: ClassVar[Mapping[str, str]] = {
         "backend": "extract_masks.backend",
         "model": "extract_masks.model",
+        "command": "extract_masks.command",
+        "command_limit_s": "extract_masks.command_limit_s",
     }
     backend: str = "classical"
     model: str | None = None
+    command: str | None = None
+    command_limit_s: float = 300.0
     device: str = "cpu"
 
     @property
@@ -67,17 +71,22 @@ class Remask:
 
     def _settings(self) -> ExtractMasksConfig:
         name = "classical" if self.backend in BLIND else self.backend
-        return ExtractMasksConfig(backend=name, model=self.model)
+        return ExtractMasksConfig(
+            backend=name,
+            model=self.model,
+            command=self.command if hasattr(backend_class(name), "runs_command") else None,
+            command_limit_s=self.command_limit_s,
+        )
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> list[FloatArray]:
-        backend = _opened(self._settings().backend, self.model, self.device)
+        backend = _opened(self._settings().model_dump_json(), self.device)
         rows = zip(images, samples, strict=True)
         return [_one(image, sample.layout, backend) for image, sample in rows]
 
 
 @lru_cache(maxsize=1)
-def _opened(backend: str, model: str | None, device: str) -> MaskBackend:
-    settings = ExtractMasksConfig(backend=backend, model=model)
+def _opened(settings_json: str, device: str) -> MaskBackend:
+    settings = ExtractMasksConfig.model_validate_json(settings_json)
     return open_backend(BackendSetup(settings, device=device))
 
 

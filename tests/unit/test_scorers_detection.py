@@ -331,6 +331,25 @@ def test_remask_does_as_the_real_set_was_done(tmp_path: Path) -> None:
     assert filtered(tmp_path / "kept", run, real=real, **{"filter.rules": rules}).counts
 
 
+def test_remask_asks_the_program_that_made_the_real_masks(tmp_path: Path) -> None:
+    """Catches a filter that is refused, or masks by another backend, after `worker`."""
+    run = sample_run(tmp_path / "run", command="generate").path
+    line = shlex.join([sys.executable, str(SCRIPT.with_name("mask_worker.py")), "class"])
+    keys: dict[str, Any] = {"extract_masks.backend": "worker", "extract_masks.command": line}
+    real = sample_run(tmp_path / "real", **keys).path
+    rules: list[dict[str, Any]] = [{"scorer": "remask", "min": 0.0}]
+    counts = filtered(tmp_path / "kept", run, real=real, **{"filter.rules": rules}).counts
+    assert counts["failures"] == 0
+    options = {"backend": "worker", "command": line}
+    one = disc(30, 30, 14)
+    (scores,) = make_scorer("remask", options).score(
+        painted((one, 210)), [Sample("s", Layout(64, 64, (tank(one),)))]
+    )
+    assert scores[0] > 0.9
+    rules[0]["options"] = {"backend": "classical"}
+    assert filtered(tmp_path / "other", run, real=real, **{"filter.rules": rules}).counts
+
+
 # ---------------------------------------------------------------- evaluate
 
 
