@@ -3,19 +3,21 @@
     python benchmarks/of_diff.py --work of-diff-bench
     python benchmarks/of_diff.py --work of-diff-bench --airports DIR --ships DIR [--judges DIR]
 
-The start of every cell is the same: tiny's UNet, text encoder and autoencoder, and a layout
-branch that knows nothing yet (tiny's own was trained on scenes with one encoding). The layout
-branch and the UNet's decoder learn, `--steps` steps of 8, on the train split of procedural scenes
-(three seeds) or of 128 px windows of real folders (one seed). Each model then paints
-`--count` layouts of held images, which no training saw, and `rsgen evaluate` measures
-them with judge B.
+The start of every cell is the same: tiny, but with a new hint network in its layout branch
+(random weights, zero at its end): what the layout means has to be learned by every cell, while
+how a hint steers the UNet is known, from scenes. A branch that is new as a whole learns too
+little within such budgets to tell cells apart. The layout branch and the UNet's decoder learn,
+`--steps` steps of 8, on procedural scenes (three seeds) or on 128 px windows of real folders (one
+seed). Each model then paints `--count` layouts of held images, which no training saw, and `rsgen
+evaluate` measures them with judge B.
 
 - baseline: method of-diff (lambda 1), condition classes, shape masks, captions that name
   the classes, text and layout guidance 1.5.
 - boxes only: the layouts have no masks, in training and in generating; measured against the
   masks all the same.
-- L_c off: of-diff with lambda 0: the teacher trains the image branch, and nothing else
-  of it reaches the student. plain: no second branch, the same steps (about half the time).
+- L_c off: of-diff with lambda 0: images still train the layout branch that both hints share,
+  but nothing asks the student to follow the branch that sees them. plain: no second branch, the
+  same steps (0.56 of the time).
 - binary: condition binary.
 - text 1, text 3, layout 1, layout 3: the baseline's checkpoint, painted with another guidance.
 - captions none, captions full: trained and painted without captions, or with counts and
@@ -39,10 +41,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from cells import Cell, add_options, call, report_figures, run_cells
+from diffusers import ControlNetModel
 from sets import bare, judges, labelled, scenes, test_and_train, windows, with_layouts
 
-from rsgen.images import replace_bytes
+from rsgen.condition import ConditionEncoding
 from rsgen.models.base import ModelRef, model_folder
 
 SIZE = 128
@@ -152,6 +156,11 @@ class Trial:
         ground = self.ground
         return bare(ground.folder / "boxes", ground.run) if self.variant.boxes_only else ground.run
 
+    def start(self) -> Path:
+        encoding = str(self.variant.train.get("condition", "classes"))
+        channels = ConditionEncoding(encoding).channels  # type: ignore[arg-type]
+        return start(self.options.work / f"start-{channels}", channels)
+
     def checkpoint(self) -> Path:
         options, variant = self.options, self.variant
         settings = {
@@ -171,7 +180,7 @@ class Trial:
         return call(
             "train",
             self.ground.folder / f"{variant.model}-{digest(request(options))}",
-            {"run": self.layouts(), "base": start(options.work / "start")},
+            {"run": self.layouts(), "base": self.start()},
             (
                 *self.common,
                 f"execution.dtype={options.dtype}",
@@ -209,18 +218,24 @@ class Trial:
         return {"steps": float(options.steps), **report_figures(report, FIGURES)}
 
 
-def start(out: Path) -> Path:
-    """tiny without its layout branch: a folder like that of a public text-to-image model."""
+def start(out: Path, channels: int) -> Path:
+    """tiny with a layout branch whose hint network is new, for so many condition channels."""
     index = out / "model_index.json"
     if index.is_file():
         return out
     tiny = model_folder(ModelRef.parse("tiny"))
+    # no rsgen.json: the slots of its encoding mean nothing to a new hint network
     left_out = shutil.ignore_patterns("controlnet", "rsgen.json", "training", index.name)
     shutil.copytree(tiny, out, ignore=left_out, dirs_exist_ok=True)
-    row = json.loads((tiny / index.name).read_text(encoding="utf-8"))
-    del row["controlnet"]
-    row["_class_name"] = "StableDiffusionPipeline"
-    replace_bytes(index, json.dumps(row, indent=2).encode("utf-8"))
+    own: Any = ControlNetModel.from_pretrained(tiny / "controlnet")
+    torch.manual_seed(0)
+    new: Any = ControlNetModel.from_config({**own.config, "conditioning_channels": channels})
+    hint = "controlnet_cond_embedding."
+    kept = {key: value for key, value in own.state_dict().items() if not key.startswith(hint)}
+    kept |= {key: value for key, value in new.state_dict().items() if key.startswith(hint)}
+    new.load_state_dict(kept)
+    new.save_pretrained(out / "controlnet")
+    shutil.copy(tiny / index.name, index)
     return out
 
 
