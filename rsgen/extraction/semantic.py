@@ -187,20 +187,23 @@ class _View:
         self._x0, self._y0 = max(known[0], area[0]), max(known[1], area[1])
         self._x1, self._y1 = min(known[2], area[2]), min(known[3], area[3])
         self._empty = self._x1 <= self._x0 or self._y1 <= self._y0
+        if not self._empty:
+            self._hot: Bools = np.asarray(self._values() >= HOT)
+            self._inside = self._filled(frame.outline)
 
     def cut(self) -> Mask | None:
         """What the map shows inside the outline."""
         if self._empty:
             return None
-        return Mask.from_array(self._hot() & self._inside(), self._x0, self._y0)
+        return Mask.from_array(self._hot & self._inside, self._x0, self._y0)
 
     def tidy(self, left: Mask) -> Mask:
         """The part in the label's middle (else the largest) of what no tighter label has."""
         mine = self._local(left)
-        inside = self._inside()
+        inside = self._inside
         u, v = label_axes(self._frame, (self._x0, self._y0, self._x1, self._y1))
         core = inside & (np.abs(u - 0.5) < CORE) & (np.abs(v - 0.5) < CORE)
-        taken = self._hot() & ~mine  # a hole that is another's is no hole to close
+        taken = self._hot & ~mine  # a hole that is another's is no hole to close
         kept = Mask.from_array(cleaned(mine, core) & inside & ~taken, self._x0, self._y0)
         assert kept is not None, "a part of a mask is not empty"
         return kept
@@ -218,8 +221,7 @@ class _View:
         values = self._values()
         if not np.isfinite(values).all():
             return "the map has numbers that are not finite"
-        inside = self._inside()
-        cut = self._hot() & inside
+        inside, cut = self._inside, self._hot & self._inside
         if not cut.any():
             return "nothing found in the label"
         if kept is None:
@@ -240,9 +242,9 @@ class _View:
 
     def _leakage(self, cut: Bools, labelled: Bools) -> float:
         """Outside / all, of the connected parts of the map that the label holds a piece of."""
-        _, parts = cv2.connectedComponents(self._hot().astype(np.uint8), connectivity=8)
+        _, parts = cv2.connectedComponents(self._hot.astype(np.uint8), connectivity=8)
         held = np.isin(parts, np.unique(parts[cut]))
-        free = self._hot() & held & self._filled(_grown(self._frame, SURROUND))
+        free = self._hot & held & self._filled(_grown(self._frame, SURROUND))
         free &= ~self._filled(_grown(self._frame, 0.0, SLACK_PX))
         if self._region is not None and not self._region.alone:
             free &= ~labelled[self._y0 : self._y1, self._x0 : self._x1]
@@ -256,12 +258,6 @@ class _View:
             self._y0 - y0 : self._y1 - y0, self._x0 - x0 : self._x1 - x0
         ]
         return np.asarray(part, dtype=np.float32)
-
-    def _hot(self) -> Bools:
-        return np.asarray(self._values() >= HOT)
-
-    def _inside(self) -> Bools:
-        return self._filled(self._frame.outline)
 
     def _filled(self, outline: Array) -> Bools:
         shifted = outline - (self._x0, self._y0)

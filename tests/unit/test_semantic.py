@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -195,3 +196,33 @@ def test_a_map_of_another_size_is_refused(region: Any) -> None:
     """Catches maps at the network's size that would put masks somewhere else."""
     with pytest.raises(DataError, match="the map of 'ship' is"):
         masks([boxed(20, 20, 40, 30)], ship=region)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_masks_lie_in_their_labels_and_share_no_pixel(seed: int) -> None:
+    """Crowded oriented labels and blotchy maps: catches claims that come back by a later step."""
+    rng = np.random.default_rng(seed)
+    known = []
+    for k in range(14):
+        cx, cy, long, wide = rng.uniform((5, 5, 6, 4), (55, 55, 30, 14))
+        quad = rotated_box_to_quad(RotatedBox(cx, cy, long, wide, rng.uniform(-3, 3)))
+        known.append(Instance(("ship", "harbor")[k % 2], quad=quad))
+    maps = {}
+    for label in ("ship", "harbor"):
+        noise = cv2.GaussianBlur(rng.normal(0, 1, (SIZE, SIZE)), (0, 0), 2.5)
+        maps[label] = np.clip(0.6 + noise * 2, 0, 1).astype(np.float32)
+    found = masks(known, **maps)
+    assert [(i.label, i.quad) for i in found] == [(i.label, i.quad) for i in known]
+    assert any(i.origin == "clip" for i in found)
+    taken = np.zeros((SIZE, SIZE), int)
+    for instance in found:
+        if instance.mask is None:
+            assert instance.reasons[-1] == "covered"
+            continue
+        taken += pixels(instance)
+        assert 0 <= instance.scores["mask"] <= 1
+        outline = Mask.from_polygons([np.array(instance.quad)], SIZE, SIZE)
+        if instance.origin == "clip" and outline is not None:
+            assert not (pixels(instance) & ~outline.to_array(SIZE, SIZE)).any()
+            assert (maps[instance.label][pixels(instance)] >= 0.5).mean() > 0.9
+    assert taken.max() == 1
