@@ -26,7 +26,7 @@ __all__ = [
 
 DEFAULT_TEMPLATE = "A satellite image of {classes}"
 EMPTY_CLASSES = "empty land"
-# Together under 70 of the 77 tokens that Stable Diffusion's text encoder reads.
+# About 30 tokens, rarely above 50, of the 77 that Stable Diffusion's text encoder reads.
 MOST_CAPTIONS = 8
 MOST_CAPTION_WORDS = 32
 

@@ -82,11 +82,11 @@ def load_phrases(name_or_path: str) -> PhraseBook:
     if path is None:
         path = Path(name_or_path).expanduser()
         if not path.suffix and not path.is_file():
-            known = sorted(p.stem for p in (templates_root() / "phrases").glob("*.yaml"))
-            near = near_name(name_or_path, known)
+            shipped = sorted(p.stem for p in (templates_root() / "phrases").glob("*.yaml"))
+            near = near_name(name_or_path, shipped)
             raise UsageError(
                 f"no phrases {name_or_path!r}",
-                hint=f"did you mean {near}?" if near else f"give a file, or {', '.join(known)}",
+                hint=f"did you mean {near}?" if near else f"give a file, or {', '.join(shipped)}",
             )
     data = read_yaml(path)
     try:

@@ -357,6 +357,8 @@ def _write(out: Path, model: Any, words: Any, made: ConvertedClip, tokenizer: st
         words.save_pretrained(part)
         for name, row in (("preprocessor_config.json", prepared), (RECORD, record)):
             (part / name).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+        for weights in part.glob("*.safetensors"):  # written for their owner alone
+            weights.chmod((part / RECORD).stat().st_mode & 0o777)
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

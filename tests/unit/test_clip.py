@@ -271,6 +271,8 @@ def test_converted_weights_give_the_same_vectors(
     by_hand = open_clip_vectors(state, pixels, tokens["input_ids"], quick)
     assert np.abs(seen - by_hand[0]).max() < 2e-6 and np.abs(read - by_hand[1]).max() < 2e-6
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    modes = {p.stat().st_mode for p in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1  # weights that only their owner can read are no use on a server
     assert record["quick_gelu"] is quick and str(tmp_path) not in json.dumps(record)
     assert not [p for p in tmp_path.iterdir() if "rsgen-part" in p.name]
 
