@@ -21,6 +21,7 @@ __all__ = [
     "Canvas",
     "Objects",
     "Targets",
+    "box_points",
     "ground_of",
     "move_objects",
     "objects_of",
@@ -97,7 +98,7 @@ def objects_of(layout: Layout, classes: ClassTable) -> Objects:
         np.array(turned, dtype=bool),
         np.array(headed, dtype=bool),
     )
-    return _cut(found, _share(_inside(_points(found.boxes), layout)), layout)
+    return _cut(found, _share(_inside(box_points(found.boxes), layout)), layout)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def move_objects(found: Objects, matrix: Affine, source: Canvas, canvas: Canvas)
     stay upright: exact for quarter turns, the box around the turned one otherwise.
     """
     linear = matrix[:, :2]
-    points = _points(found.boxes)
+    points = box_points(found.boxes)
     moved = points @ linear.T + matrix[:, 2]
     share = _share(_inside(points, source) & _inside(moved, canvas))
     x, y, length, across, angle = found.boxes.astype(np.float64).T
@@ -149,10 +150,10 @@ def rows_of(quads: npt.NDArray[np.float64]) -> FloatArray:
 
 def shares_inside(boxes: FloatArray, canvas: Canvas | Layout) -> npt.NDArray[np.float64]:
     """How much of each box, float [n, 5], lies on a canvas, float64 [n], within a few percent."""
-    return _share(_inside(_points(boxes), canvas))
+    return _share(_inside(box_points(boxes), canvas))
 
 
-def _points(boxes: FloatArray) -> npt.NDArray[np.float64]:
+def box_points(boxes: FloatArray) -> npt.NDArray[np.float64]:
     """A grid of points in each box, float64 [n, 64, 2]."""
     steps = (np.arange(8) + 0.5) / 8 - 0.5
     u, v = (g.ravel() for g in np.meshgrid(steps, steps))
