@@ -197,6 +197,6 @@ def seeing_clipseg(steps: int = 120) -> Any:
                 found.logits, truth[:, 0].to(found.logits)
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return model.eval().requires_grad_(False)

@@ -30,20 +30,23 @@ class Remask:
     The extraction backend gets the image and the labels without masks. 0 where it fell back
     on the box or found nothing: such a mask would repeat the label. NaN for stuff, crowds and
     objects that came without a mask.
-    `backend`, `model`, `command`, `command_limit_s`: as of extract-masks; `auto` and `polygon`
-    are `classical` here. The label's box or quad is told to the backend, so a wrong place shows
-    as a poor mask, not as a moved one.
+    `backend`, `model`, `detector`, `command`, `command_limit_s`: as of extract-masks; `auto` and
+    `polygon` are `classical` here, and SAM with a detector is `sam`: asked labels are tight. The
+    label's box or quad is told to the backend, so a wrong place shows as a poor mask, not as a
+    moved one.
     """
 
     level: ClassVar[Level] = "instance"
     from_real: ClassVar[Mapping[str, str]] = {
         "backend": "extract_masks.backend",
         "model": "extract_masks.model",
+        "detector": "extract_masks.detector",
         "command": "extract_masks.command",
         "command_limit_s": "extract_masks.command_limit_s",
     }
     backend: str = "classical"
     model: str | None = None
+    detector: str | None = None
     command: str | None = None
     command_limit_s: float = 300.0
     device: str = "cpu"
@@ -71,6 +74,8 @@ class Remask:
 
     def _settings(self) -> ExtractMasksConfig:
         name = "classical" if self.backend in BLIND else self.backend
+        if self.detector is not None and hasattr(backend_class(name), "takes_detector"):
+            name = "sam"
         return ExtractMasksConfig(
             backend=name,
             model=self.model,

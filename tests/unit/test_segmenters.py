@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from rsgen.extraction.segmenters import TextPromptedBackend
 from rsgen.geometry import Box, RotatedBox, rotated_box_to_quad
 from rsgen.judge.pretrained import PretrainedDetector
 from rsgen.mask import Mask
-from rsgen.records import ClassTable, Instance, ObjectClass
+from rsgen.records import ClassTable, Instance, Layout, ObjectClass, Sample
+from rsgen.scorers.remask import Remask
 from rsgen.settings import ExtractMasksConfig
 from tests import build_clip, build_detectors, build_sam
 
@@ -364,6 +365,21 @@ def test_settings_that_do_not_go_together(
 ) -> None:
     with pytest.raises(UsageError, match=says):
         check_backend(settings(folders, **names))
+
+
+def test_the_filter_asks_the_model_that_made_the_real_masks(
+    folders: dict[str, str], seeing: Path
+) -> None:
+    """remask of a real set made so: CLIPSeg likewise, SAM without its detector, as what was
+    asked for is tight; it knows the labels of one image alone."""
+    ships = [replace(i, mask=mask) for i, mask in zip(upright(), truth(), strict=True)]
+    asked = Sample("s", Layout(*SIZE, tuple(ships)))
+    (scores,) = Remask("text-prompted", str(seeing)).score(picture()[None], [asked])
+    assert scores.shape == (3,) and scores.min() > 0.6
+    sam = Remask("text-prompted", folders["sam"], folders["dino"])
+    sam.check()
+    assert sam.model_hash() == Remask("sam", folders["sam"]).model_hash()
+    assert sam.score(picture()[None], [asked])[0].shape == (3,)
 
 
 def test_the_request_depends_on_weights_pixels_and_words(
