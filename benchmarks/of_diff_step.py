@@ -54,6 +54,8 @@ class Text(nn.Module):
 def networks(shape: str, width: float) -> tuple[Any, Any, Text]:
     """UNet, ControlNet and text of a shape; the ControlNet's joints are filled."""
     torch.manual_seed(0)
+    unet: Any
+    controlnet: Any
     if shape == "tiny":
         model = build_tiny(0)
         unet, controlnet = model.unet, model.controlnet
@@ -95,7 +97,7 @@ def batch_of(count: int, latent: int, factor: int) -> dict[str, Tensor]:
 def cheap_step(module: DistillationLosses, batch: dict[str, Tensor]) -> float:
     total = 0.0
     for losses in module.passes(batch):
-        losses.mean().backward()
+        torch.autograd.backward(losses.mean())
         total += float(losses.detach().mean())
     return total
 
@@ -137,7 +139,7 @@ def naive_step(module: DistillationLosses, batch: dict[str, Tensor]) -> float:
     pairs = ((student, target), (guide, target), (student, guide.detach()))
     loss = sum(weighted_error(*pair, batch["weights"]).mean() for pair in pairs)
     assert isinstance(loss, Tensor)
-    loss.backward()
+    torch.autograd.backward(loss)
     return float(loss.detach())
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from rsgen.errors import UsageError
 from rsgen.records import ClassTable, Layout
 
 __all__ = [
@@ -72,9 +73,18 @@ def weighted_error(prediction: Tensor, target: Tensor, weights: Tensor) -> Tenso
 
 
 def prediction_target(schedule: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What a model of this schedule's prediction type should say, [N, C, h, w]."""
-    if schedule.config.prediction_type == "epsilon":
+    """What a model of this schedule's prediction type should say, [N, C, h, w].
+
+    Raises UsageError for other types than epsilon and v_prediction.
+    """
+    kind = schedule.config.prediction_type
+    if kind == "epsilon":
         return noise
+    if kind != "v_prediction":
+        raise UsageError(
+            f"a model that predicts {kind!r} cannot be trained",
+            hint="use a base that predicts epsilon or v_prediction (scheduler_config.json)",
+        )
     velocity: Tensor = schedule.get_velocity(clean, noise, timesteps)
     return velocity
 
@@ -85,7 +95,8 @@ def clean_from(schedule: Any, noisy: Tensor, prediction: Tensor, timesteps: Tens
     With z = a x + s e: x = (z - s e) / a, and x = a z - s v for v = a e - s x. Source: Salimans
     & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", appendix D.
     """
-    power = schedule.alphas_cumprod.to(noisy)[timesteps][:, None, None, None]
+    powers: Tensor = schedule.alphas_cumprod
+    power = powers.to(noisy)[timesteps][:, None, None, None]
     signal, level = power.sqrt(), (1 - power).sqrt()
     if schedule.config.prediction_type == "epsilon":
         return (noisy - level * prediction) / signal

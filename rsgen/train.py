@@ -343,6 +343,7 @@ def _diffusion_objective(
             noise_schedule=schedule,
             snr_gamma=settings.snr_gamma,
         )
+    assert model.controlnet is not None
     return DistillationObjective(
         pairs,
         DistillationSettings(

@@ -128,7 +128,7 @@ def _timed_pass(
     started = time.monotonic()
     batch = objective.batch(0, 0, share, accelerator.device)
     for losses in losses_of(objective, module, batch, accelerator):
-        losses.mean().backward()
+        torch.autograd.backward(losses.mean())
     if accelerator.device.type == "cuda":
         torch.cuda.synchronize()
     return time.monotonic() - started

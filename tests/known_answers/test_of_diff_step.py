@@ -15,9 +15,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from rsgen.errors import UsageError
 from rsgen.losses import ramp
 from rsgen.models.image_hint import ImageHintConvolution, add_image_slice, drop_image_slice
-from rsgen.training.distillation import DistillationSettings, DistillationLosses
+from rsgen.training.distillation import DistillationLosses, DistillationSettings
 from rsgen.training.setup import choose_weights
 from tests.build_models import SIZE, small_model
 
@@ -371,6 +372,13 @@ def test_ramp(kind: str, expected: list[float]) -> None:
     """Catches a ramp that ends elsewhere than at 1, or grows beyond it."""
     assert [ramp(kind, share) for share in (0.0, 0.25, 0.5, 1.0)] == pytest.approx(expected)
     assert ramp(kind, 1.5) == 1.0
+
+
+def test_other_predictions_are_refused() -> None:
+    """Catches a model of clean images that is taught velocities."""
+    step = Step(prediction="sample")
+    with pytest.raises(UsageError, match="sample"):
+        next(step.module.passes(step.batch()))
 
 
 def test_a_ramp_needs_steps() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from rsgen.errors import Stopped
@@ -147,6 +148,32 @@ def test_several_losses_a_step_are_one_step(tmp_path: Path) -> None:
     two = run(tmp_path / "twofold", Twofold(0.0), batch_size=2, accumulate=2)
     assert one is not None and two is not None
     assert two.history == pytest.approx(one.history, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**127], ids=["fits", "overflows at first"])
+@pytest.mark.parametrize("kind", [Toy, Twofold])
+def test_losses_are_scaled_for_half_precision(
+    tmp_path: Path, kind: type[Toy], scale: float
+) -> None:
+    """Catches a pass that is backpropagated unscaled, and gradients averaged or cut as scaled."""
+    histories = []
+    for name in ("plain", "scaled"):
+        AcceleratorState._reset_state()
+        accelerator = Accelerator(cpu=True, mixed_precision="fp16")
+        if name == "scaled":  # accelerate makes one on a GPU alone
+            accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        settings = LoopSettings(**DEFAULTS)
+        objective = kind(0.0)
+        folder = tmp_path / name
+        result = fit(objective, settings, accelerator, folder, NullReporter(), lambda: None)
+        histories.append(result.history)
+        assert result.restored_step is None
+        assert all(bool(p.isfinite().all()) for p in objective.module.parameters())
+    if scale < 2**16:
+        assert histories[1] == pytest.approx(histories[0], rel=5e-3)
+    else:
+        assert histories[1][0] == pytest.approx(histories[0][0], rel=1e-5)
+    AcceleratorState._reset_state()
 
 
 def test_parts_of_the_loss_are_logged(tmp_path: Path) -> None:
