@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rsgen.classes import load_class_table
 from rsgen.condition import ConditionEncoding, palette_png
 from rsgen.errors import DataError, UsageError
@@ -30,6 +32,7 @@ from rsgen.models.base import (
 from rsgen.pictures import contact_sheet, draw_layout
 from rsgen.records import ClassTable, Failure, Provenance, Sample
 from rsgen.request import SPLIT_SEED, RunInfo, item_seed
+from rsgen.sensor import SensorNoise, add_noise, level
 from rsgen.settings import GenerateConfig
 
 __all__ = ["GenerateStage"]
@@ -100,6 +103,20 @@ class GenerateStage:
         return settled(self._settings, self._card)
 
     @cached_property
+    def _noise(self) -> SensorNoise | None:
+        """What decoded images get."""
+        wanted = self._settings.sensor_noise
+        if wanted == "auto":
+            if self._card.sensor_noise is None:
+                raise UsageError(
+                    "generate.sensor_noise auto: this checkpoint does not say how much noise its "
+                    "training images have",
+                    hint="give grey levels, -s generate.sensor_noise=3, or leave it out",
+                )
+            return self._card.sensor_noise
+        return SensorNoise.of_level(wanted) if wanted else None
+
+    @cached_property
     def _size(self) -> int:
         size = self._settings.size or self._card.image_size
         step = model_step(self._folders[1])
@@ -132,6 +149,7 @@ class GenerateStage:
         return select(self._source, self._settings.count, self._settings.per_class)
 
     def count(self) -> int:
+        _ = self._noise  # what cannot be done is said before any work
         return len(self._selection[0])
 
     def classes(self) -> ClassTable:
@@ -255,6 +273,14 @@ class GenerateStage:
             return Failure(
                 name, "generate", "NotFinite", "the model gave pixels that are not finite"
             )
+        attributes = {}
+        if self._noise is not None:
+            rng = np.random.default_rng(
+                item_seed(self._info.seed, "sensor-noise", str(item.number))
+            )
+            wanted = self._noise.draw(rng)
+            image = add_noise(image, wanted, rng)
+            attributes["sensor_noise"] = f"{level(wanted):.2f}"
         provenance = Provenance(
             kind="synthetic",
             run=self._info.fingerprint,
@@ -275,6 +301,7 @@ class GenerateStage:
             image=f"{shard.images_prefix}/{name}.png",
             sha256=write_png(shard.images_dir / f"{name}.png", image, text),
             prompt=prompt,
+            attributes=attributes,
             split=item.split,
             provenance=provenance,
         )

@@ -308,6 +308,11 @@ class GenerateConfig(Section):
         description="guidance on the layout, 1: none (default: 1.75, without hint dropout 1)",
     )
     control_scale: float = Field(1.0, ge=0, description="weight of the ControlNet residuals")
+    sensor_noise: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = Field(
+        0.0,
+        description="a camera's noise on the decoded images, in grey levels (0: none; auto: as "
+        "much as the checkpoint's training images have)",
+    )
     allow_same_source: bool = Field(
         False, description="let a sample reuse masks of the image whose layout it has"
     )

@@ -11,6 +11,7 @@ from typing import Any, cast
 from rsgen.condition import ConditionEncoding, EncodingName
 from rsgen.errors import DataError
 from rsgen.records import ClassTable
+from rsgen.sensor import SensorNoise
 
 __all__ = ["ModelCard", "read_card"]
 
@@ -25,6 +26,7 @@ class ModelCard:
     `slots` maps class names to their codes in the `classes` encoding (empty for the others);
     `gsd_range_m` is (least, most) metres a pixel of the training images, or None. `prompt` is
     the template it was trained with, "" without captions, None where that is not known.
+    `sensor_noise`: of the training images, which a decoder does not paint.
     """
 
     condition: str
@@ -37,6 +39,7 @@ class ModelCard:
     licence: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | None = None
+    sensor_noise: SensorNoise | None = None
 
     @property
     def knows_empty_layouts(self) -> bool:
@@ -60,11 +63,12 @@ class ModelCard:
             "licence": list(self.licence),
             "training": dict(self.training),
             "prompt": self.prompt,
+            "sensor_noise": None if self.sensor_noise is None else self.sensor_noise.to_json(),
         }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> ModelCard:
-        span = row.get("gsd_range_m")
+        span, noise = row.get("gsd_range_m"), row.get("sensor_noise")
         return cls(
             condition=str(row["condition"]),
             classes=ClassTable.from_json(row["classes"]),
@@ -79,6 +83,7 @@ class ModelCard:
             licence=tuple(row.get("licence", ())),
             training=dict(row.get("training", {})),
             prompt=row.get("prompt"),
+            sensor_noise=None if noise is None else SensorNoise.from_json(noise),
         )
 
     def write(self, folder: Path) -> None:

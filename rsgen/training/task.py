@@ -19,7 +19,9 @@ from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.prompts import DEFAULT_TEMPLATE, make_prompt, unknown_words
 from rsgen.records import Sample
 from rsgen.reporting import RunSummary
+from rsgen.request import item_seed
 from rsgen.runs import ProgramRun
+from rsgen.sensor import SensorNoise
 from rsgen.settings import TrainConfig
 from rsgen.store import SampleRun
 from rsgen.training.curves import write_loss_curve
@@ -29,6 +31,8 @@ from rsgen.training.result import write_checkpoint
 from rsgen.training.setup import merge_lora
 
 __all__ = ["Session", "commit_model", "describe", "model_card", "optimise", "validation_samples"]
+
+NOISE_IMAGES = 64
 
 
 @dataclass
@@ -187,6 +191,7 @@ def model_card(
         base=session.base_name,
         licence=() if old is None else old.licence,
         prompt=session.prompt,
+        sensor_noise=_sensor_noise(session.images),
         training={
             "task": task,
             "steps": session.steps,
@@ -197,6 +202,14 @@ def model_card(
             **more,
         },
     )
+
+
+def _sensor_noise(images: TrainingImages) -> SensorNoise | None:
+    """Of at most 64 images, the same ones however many there are and in whatever order."""
+    ranked = sorted(
+        range(len(images)), key=lambda k: item_seed(0, "sensor-noise", images.samples[k].id)
+    )
+    return SensorNoise.measured(images.image(k) for k in ranked[:NOISE_IMAGES])
 
 
 def commit_model(

@@ -338,6 +338,39 @@ def test_the_same_request_twice_gives_the_same_bytes(generate: Generate, tmp_pat
     assert data_of(tmp_path / "a") == data_of(tmp_path / "b")
 
 
+def test_noise_of_a_camera_is_the_items_own(generate: Generate, tmp_path: Path) -> None:
+    """Other batches, the same noise; and under it the very images that come without."""
+    keys = {"generate.count": 5, "generate.sensor_noise": 60.0, "execution.batch_size": 5}
+    plain = _records(generate("plain", "pool", **{**keys, "generate.sensor_noise": 0.0}))
+    one = _records(generate("one", "pool", **keys))
+    other = _records(generate("other", "pool", **{**keys, "execution.batch_size": 2}))
+    assert [s.attributes for s in plain] == [{}] * 5
+    assert [s.attributes for s in one] == [{"sensor_noise": "60.00"}] * 5
+    added = []
+    for a, b, c in zip(plain, one, other, strict=True):
+        pixels = _pixels(tmp_path / "one", b)
+        assert abs(pixels - _pixels(tmp_path / "other", c)).max() <= 3
+        added.append(pixels - _pixels(tmp_path / "plain", a))
+        assert added[-1].std() > 5
+    assert (added[0] != added[1]).any()
+
+
+def test_noise_as_in_training_needs_a_card_that_says_it(
+    generate: Generate, place: Place, tmp_path: Path
+) -> None:
+    keys = {"generate.count": 2, "generate.sensor_noise": "auto"}
+    with pytest.raises(UsageError, match="how much noise"):
+        generate("refused", "pool", **keys)
+    told = tmp_path / "told"
+    shutil.copytree(place.model, told)
+    card = json.loads((told / "rsgen.json").read_text(encoding="utf-8"))
+    levels, channels = [5.0] * 7, [[1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 1.0]]
+    card["sensor_noise"] = {"levels": levels, "channels": channels}
+    (told / "rsgen.json").write_text(json.dumps(card), encoding="utf-8")
+    made = _records(generate("made", "pool", inputs={"checkpoint": [told]}, **keys))
+    assert [s.attributes for s in made] == [{"sensor_noise": "5.00"}] * 2
+
+
 def test_a_run_that_was_extended_equals_one_made_at_once(
     generate: Generate, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("tables",),
     ("georaster",),
     ("images", "legend", "listing"),
-    ("devices", "pictures", "registry", "settings", "workers"),
+    ("devices", "pictures", "registry", "sensor", "settings", "workers"),
     ("config",),
     ("request", "classes", "shipped"),
     ("store",),

@@ -31,6 +31,7 @@ from rsgen.models.tokenizer import (
     read_vocabulary,
 )
 from rsgen.prompts import VOCABULARY
+from rsgen.sensor import SensorNoise
 from tests.build import CLASSES
 from tests.build_models import SIZE, SavedModel, card, save_model, small_model
 
@@ -265,6 +266,7 @@ def test_the_card_round_trips(tmp_path: Path) -> None:
         "tiny",
         ("Apache-2.0",),
         {"steps": 3},
+        sensor_noise=SensorNoise.of_level(3.0),
     )
     written.write(tmp_path)
     assert read_card(tmp_path) == written

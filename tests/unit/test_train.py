@@ -294,6 +294,7 @@ def test_the_checkpoint_opens_in_diffusers(tmp_path: Path, run: Path, base: Path
     folder = tmp_path / "out" / "model"
     card = read_card(folder)
     assert card is not None and card.image_size == SIZE
+    assert card.sensor_noise is not None and card.sensor_noise.levels[-1] > 0
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     encoding = ConditionEncoding(card.condition, card.slots)  # type: ignore[arg-type]
