@@ -176,6 +176,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "extract-masks DATASET --backend sam --model hub:facebook/sam-vit-base --out masks",
         "extract-masks DATASET --backend text-prompted --model hub:CIDAS/clipseg-rd64-refined "
         "--out masks",
+        "extract-masks DATASET -s extract_masks.captions=CLIP --out masks   (phrases for prompts)",
         "extract-masks DATASET --backend worker --command 'python worker.py' --out masks",
         "extract-masks --images pictures labels.json --format coco --out masks",
         "export masks --format labelme --out fix          (then: labelme fix/dataset/labelme)",
