@@ -29,9 +29,11 @@ from rsgen.training.autoencoder import AutoencoderObjective, latent_scale
 from rsgen.training.diffusion import DiffusionObjective
 from rsgen.training.distillation import DistillationObjective, DistillationSettings
 from rsgen.training.latents import LatentViews
+from rsgen.training.memory import StepShape, memory_note
 from rsgen.training.pairs import PairSettings, TrainingPairs
 from rsgen.training.plan import (
     LR,
+    SMALL_UNET,
     automatic_lr,
     automatic_steps,
     automatic_unet,
@@ -237,6 +239,19 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
     learn_text = settings.learn_text
     if learn_text is None:
         learn_text = settings.task == "base" and settings.from_scratch
+    shape = StepShape(
+        settings.method,
+        session.batch_size // session.accelerator.num_processes,
+        session.size,
+        "fp32" if device == "cpu" else dtype,
+        settings.gradient_checkpointing,
+        bool(settings.ema_decay),
+        settings.lora_rank,
+        learn_text,
+        settings.task,
+    )
+    large = device != "cpu" or count >= SMALL_UNET  # else the measured step says enough
+    session.run.reporter.note(memory_note(model, unet_mode, shape, passes=large))
     choose_weights(
         model, settings.task, unet_mode, learn_text, settings.lora_rank, decoder_only=two_branches
     )

@@ -14,7 +14,7 @@ from rsgen.training.pairs import TrainingPairs
 __all__ = ["DiffusionObjective"]
 
 
-class _DiffusionLoss(nn.Module):
+class DiffusionLoss(nn.Module):
     """Batch -> float [N]: weighted error of the predicted noise or velocity."""
 
     def __init__(
@@ -68,7 +68,7 @@ class DiffusionObjective:
         snr_gamma: float | None,
     ) -> None:
         self.pairs = pairs
-        self.module = _DiffusionLoss(unet, text_encoder, controlnet, noise_schedule, snr_gamma)
+        self.module = DiffusionLoss(unet, text_encoder, controlnet, noise_schedule, snr_gamma)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}

@@ -15,6 +15,8 @@ from rsgen.errors import UsageError
 from rsgen.training.loop import Objective, losses_of
 
 __all__ = [
+    "LR",
+    "SMALL_UNET",
     "Estimate",
     "automatic_lr",
     "automatic_steps",
