@@ -97,7 +97,7 @@ class DistillationLosses(nn.Module):
 
         Each must be backpropagated before the next is asked for: the graph of the layout's
         residuals lives from the first to the second, the decoder's parameters are held in the
-        first. An objective weight, min-SNR weight or dropped condition counts in every term.
+        first. An object weight, min-SNR weight or dropped condition counts in every term.
         """
         schedule, settings = self.noise_schedule, self.settings
         latents, noise, steps = batch["latents"], batch["noise"], batch["timesteps"]
