@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--judges", type=Path, help="train-judge OUTs: scenes, airports, ships")
     parser.add_argument("--judge-steps", type=int, default=1200, help="of judges made here")
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps a training")
-    parser.add_argument("--lr", type=float, default=6e-4, help="peak learning rate")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--unet", default="decoder", help="UNet weights that learn")
     parser.add_argument("--count", type=int, default=80, help="images a cell")
     parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
