@@ -125,8 +125,7 @@ class Ground:
         """What the judge learns from."""
         if self.given is not None:
             return labelled(self.options.work, self.name, self.given)
-        given = self.options.judges
-        if given is not None and (given / self.name).is_dir():
+        if self.options.judges is not None:
             return self.folder
         return scenes(self.options.work, 900, 600, 256)
 

@@ -15,6 +15,7 @@ from cells import call
 
 from rsgen.augment import move_layout
 from rsgen.config import load_config
+from rsgen.errors import UsageError
 from rsgen.geometry import similarity
 from rsgen.images import sha256_file, write_png
 from rsgen.records import ClassTable, Layout, Sample
@@ -41,8 +42,17 @@ def labelled(work: Path, name: str, given: Path) -> Path:
 
 
 def judges(work: Path, name: str, given: Path | None, run: Path, steps: int, threads: int) -> Path:
-    """Judge B for a set: the one in GIVEN/NAME, else one trained on the run's train split."""
-    if given is not None and is_committed(given / name):
+    """Judge B for a set: GIVEN/NAME, or one trained here on the run's train split.
+
+    Raises:
+        UsageError: judges were given, but none of that name that is finished.
+    """
+    if given is not None:
+        if not is_committed(given / name):
+            raise UsageError(
+                f"{given / name}: no finished train-judge OUT",
+                hint="wait for it, or leave --judges out to train one here",
+            )
         return given / name
     settings = (
         f"train_judge.max_steps={steps}",

@@ -118,8 +118,7 @@ def scene_cells(options: argparse.Namespace) -> list[Cell]:
     def judge() -> Path:
         # where none is given it learns from scenes that neither tiny nor the tables know
         given = options.judges
-        there = given is not None and (given / "scenes").is_dir()
-        run = work if there else scenes(work, 900, 600, 256)
+        run = work if given is not None else scenes(work, 900, 600, 256)
         return judges(work, "scenes", given, run, options.judge_steps, options.threads)
 
     def real(seed: int) -> Path:
