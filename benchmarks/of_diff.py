@@ -226,9 +226,10 @@ def start(out: Path, channels: int) -> Path:
     # no rsgen.json: the slots of its encoding mean nothing to a new hint network
     left_out = shutil.ignore_patterns("controlnet", "rsgen.json", "training", index.name)
     shutil.copytree(tiny, out, ignore=left_out, dirs_exist_ok=True)
-    own: Any = ControlNetModel.from_pretrained(tiny / "controlnet")
+    network: Any = ControlNetModel
+    own = network.from_pretrained(tiny / "controlnet")
     torch.manual_seed(0)
-    new: Any = ControlNetModel.from_config({**own.config, "conditioning_channels": channels})
+    new = network.from_config({**own.config, "conditioning_channels": channels})
     hint = "controlnet_cond_embedding."
     kept = {key: value for key, value in own.state_dict().items() if not key.startswith(hint)}
     kept |= {key: value for key, value in new.state_dict().items() if key.startswith(hint)}

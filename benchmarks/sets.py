@@ -113,11 +113,12 @@ def windows(out: Path, run: Path, size: int, most: Mapping[str, int], seed: int 
 
     def samples() -> Iterable[Sample]:
         for sample in source:
-            if sample.image is None or sample.split not in most:
+            count = most.get(sample.split or "", 0)
+            if sample.image is None or not count:
                 continue
             image = source.read_image(sample)
             rng = np.random.default_rng(item_seed(seed, "windows", sample.id))
-            for x, y in _places(sample.layout, size, rng)[: most[sample.split]]:
+            for x, y in _places(sample.layout, size, rng)[:count]:
                 layout = move_layout(sample.layout, similarity(shift=(-x, -y)), size, size)
                 name = f"{sample.id}#{x},{y}"
                 path = f"images/{name.replace('/', '_').replace('#', '_')}.png"
