@@ -15,6 +15,7 @@ import json
 import math
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,9 +152,11 @@ def _compute(cell: Cell, work: Path, troubles: dict[str, str]) -> None:
     started, used = time.monotonic(), time.process_time()
     try:
         figures = dict(cell.compute())
-    except RsgenError as error:  # the other cells can still be measured
-        troubles[cell.title] = str(error)
-        print(f"  {error}", flush=True)
+    except Exception as error:  # hours of other cells can still be measured
+        troubles[cell.title] = f"{type(error).__name__}: {error}"
+        if not isinstance(error, RsgenError):
+            traceback.print_exc()
+        print(f"  {troubles[cell.title]}", flush=True)
         return
     row = {
         "title": cell.title,
