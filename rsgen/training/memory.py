@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
-from rsgen.models.image_hint import IMAGE_CHANNELS, add_image_slice
+from rsgen.models.image_hint import IMAGE_CHANNELS, ImageHintConvolution, add_image_slice
 from rsgen.models.stable_diffusion import DTYPES, StableDiffusion
 from rsgen.models.unet_parts import decoder_parts
 from rsgen.training.diffusion import DiffusionLoss
@@ -126,10 +126,12 @@ def _low_rank(model: StableDiffusion, shape: StepShape) -> int:
 
 
 def _slice_count(model: StableDiffusion, shape: StepShape) -> int:
-    """Weights of the channels that real images enter by."""
+    """Weights still to come of the channels that real images enter by."""
     if shape.method != "of-diff" or model.condition_channels == IMAGE_CHANNELS:
         return 0
     first = model.controlnet.controlnet_cond_embedding.conv_in
+    if isinstance(first, ImageHintConvolution):
+        return 0  # it is there already, and counted
     return IMAGE_CHANNELS * first.out_channels * math.prod(first.kernel_size)
 
 
