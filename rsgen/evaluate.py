@@ -22,6 +22,7 @@ from rsgen.evaluation.page import Other, write_report
 from rsgen.images import replace_bytes
 from rsgen.judge.eyes import EyesRef
 from rsgen.judge.model import judge_folder, load_judge
+from rsgen.models.base import ModelRef, model_folder, model_hash
 from rsgen.registry import names, resolve
 from rsgen.reporting import RunSummary
 from rsgen.request import Plan
@@ -67,6 +68,8 @@ def evaluate(job: Job) -> RunSummary:
     generated, real, train = _images(opened)
     eyes = EyesRef.parse(settings.detector, str(opened.judge))
     hashes = {} if eyes.kind == "judge" else {"detector": eyes.identity("evaluation")}
+    if settings.features != "judge":
+        hashes["features"] = model_hash(model_folder(ModelRef.parse(settings.features)))
     if job.dry_run:
         check_request(job, inputs=inputs, model_hashes=hashes)
         counts = {"generated": len(generated), "real test": len(real), "real train": len(train)}

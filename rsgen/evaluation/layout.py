@@ -3,7 +3,14 @@
 Source: YOLOScore of OF-Diff (ICLR 2026), section 5: average precision of a detector trained on
 real images, on generated ones against their layout. Differs in: judge B in place of a
 YOLO, every detection counts, oriented precision beside it, and the same judge's precision on
-held real images as the ceiling.
+held real images as the ceiling. Pinned:
+
+- AP, AP50 and AP75 by pycocotools on upright boxes, maxDets the largest number of objects or
+  detections in an image; sizes are COCO's (32 and 96 px squared, of the upright box);
+- oriented AP50 by IoU of polygons, VOC12 (area) and VOC07 (11 points), mean of classes;
+- found is a detection over the judge's own threshold at IoU 0.5; poses are medians over pairs of a
+  class at polygon IoU 0.3;
+- difficult objects are ignored, crowds too and what lies in them.
 """
 
 from __future__ import annotations
@@ -38,6 +45,7 @@ LOOSE = 0.3  # pose errors are taken of pairs that overlap this much: at 0.5 the
 DENSITIES = ((1, 5), (6, 20), (21, 100), (101, 10**9))
 PICTURES = 12
 TILE_PX = 256  # smaller images are enlarged by a whole factor
+Rows = dict[str, dict[str, float | int | None]]
 
 
 def detect_all(images: Images, evaluation: Evaluation) -> list[Detections]:
@@ -202,7 +210,12 @@ class LayoutCell:
                 "by density, generated": {
                     k: dict(v) for k, v in count_rows(found, asked, threshold).items()
                 },
-                "by density, precision": _density_rows(found, asked, names),
+                "by density, held real images": {
+                    k: dict(v) for k, v in count_rows(*sets["real"], threshold).items()
+                },
+                "by density, precision": _both(
+                    _density_rows(found, asked, names), _density_rows(*sets["real"], names)
+                ),
                 "poses": {
                     k: {n: figure(v) for n, v in m.poses.items()} for k, m in measured.items()
                 },
@@ -285,6 +298,15 @@ def _density_rows(
             part = coco_precision([found[k] for k in chosen], [asked[k] for k in chosen], names)
             rows[label] = {"images": len(chosen), "AP50": figure(part.ap50)}
     return rows
+
+
+def _both(made: Rows, real: Rows) -> Rows:
+    """Columns of held real images beside those of generated ones."""
+    return {
+        label: made.get(label, {})
+        | {f"{column}, held real": value for column, value in real.get(label, {}).items()}
+        for label in {**made, **real}
+    }
 
 
 def _score_rows(

@@ -2,11 +2,13 @@
 
 Source: the shape metrics of OF-Diff (ICLR 2026), section 5: an instance's box is padded by
 20 %, cropped, resized to 64 x 64, and the Canny edges of the generated crop are compared with
-the reference crop's by IoU, Dice, Chamfer and Hausdorff distance and SSIM. What the paper does
-not say is pinned here:
+the reference crop's by IoU, Dice, Chamfer and Hausdorff distance and SSIM. Differs in: the paper
+crops the upright box around an oriented one; here the oriented box itself is turned upright, its
+front to the right, so that an object's pose is not part of its shape. What the paper does not say
+is pinned here:
 
-- the oriented box is turned upright first, its front to the right; grey by BT.601; Canny of
-  OpenCV with thresholds 100 and 200, aperture 3, L1 gradient, no blur, no dilation;
+- IoU = |A & B| / |A | B| and Dice = 2 |A & B| / (|A| + |B|) of edge pixels; grey by BT.601;
+  Canny of OpenCV with thresholds 100 and 200, aperture 3, L1 gradient, no blur, no dilation;
 - Chamfer is the mean of both directions' mean nearest distance, Hausdorff the larger of both
   directions' largest, in pixels of the 64 x 64 crop;
 - SSIM is scikit-image's on edge maps of 0 and 1 (uniform window of 7, data range 1);

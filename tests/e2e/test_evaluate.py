@@ -189,6 +189,16 @@ def test_order_of_images_does_not_matter(
         assert figures(tmp_path / "out", cell) == figures(reports["good"][0], cell)
 
 
+def test_batches_and_workers_do_not_matter(
+    world: World, reports: dict[str, tuple[Path, Result]], cli_here: Here, tmp_path: Path
+) -> None:
+    line = world.line(world.good, tmp_path / "out")
+    result = cli_here(*line, "--batch-size", 3, "--workers", 2)
+    assert result.code == 0, result
+    for cell in ("layout", "fidelity"):
+        assert figures(tmp_path / "out", cell) == figures(reports["good"][0], cell)
+
+
 def test_train_images_are_never_the_reference(
     world: World, reports: dict[str, tuple[Path, Result]], cli_here: Here, tmp_path: Path
 ) -> None:
