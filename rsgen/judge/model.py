@@ -30,6 +30,7 @@ from rsgen.judge.network import (
     to_input,
 )
 from rsgen.judge.targets import LEAST_SEEN, Canvas, rows_of, shares_inside
+from rsgen.models.weight_files import share_weights
 from rsgen.records import ClassTable
 
 __all__ = ["ROLES", "Judge", "JudgeCard", "Role", "judge_folder", "judge_hash", "load_judge"]
@@ -210,6 +211,7 @@ class Judge:
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         save_file(state, folder / WEIGHTS)
+        share_weights(folder)
         text = json.dumps(self.card.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
         (folder / CARD).write_text(text + "\n", encoding="utf-8")
         return folder

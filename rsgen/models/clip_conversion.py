@@ -32,6 +32,7 @@ from rsgen.models.base import ModelRef
 from rsgen.models.choice import tokenizer_files
 from rsgen.models.fetch import Unreachable, cached_folder, fetch_model
 from rsgen.models.processing import CLIP_MEAN, CLIP_STD, silence_transformers
+from rsgen.models.weight_files import share_weights
 
 __all__ = ["ConvertedClip", "convert_clip"]
 
@@ -357,8 +358,7 @@ def _write(out: Path, model: Any, words: Any, made: ConvertedClip, tokenizer: st
         words.save_pretrained(part)
         for name, row in (("preprocessor_config.json", prepared), (RECORD, record)):
             (part / name).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
-        for weights in part.glob("*.safetensors"):  # written for their owner alone
-            weights.chmod((part / RECORD).stat().st_mode & 0o777)
+        share_weights(part)
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -25,6 +25,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from rsgen.errors import OutOfMemory, SetupError, UsageError
 from rsgen.models.base import ModelCard, Residuals, model_hash, read_card
 from rsgen.models.tokenizer import closed_vocabulary
+from rsgen.models.weight_files import share_weights
 
 __all__ = ["DTYPES", "StableDiffusion", "silence_libraries"]
 
@@ -155,6 +156,7 @@ class StableDiffusion:
         folder.mkdir(parents=True, exist_ok=True)
         pipeline.save_pretrained(folder, safe_serialization=True)
         _forget_origin(folder)
+        share_weights(folder)
         kept = card or self.card
         if kept is not None:
             kept.write(folder)

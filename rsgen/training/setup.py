@@ -18,6 +18,7 @@ from rsgen.models.image_hint import IMAGE_CHANNELS, add_image_slice
 from rsgen.models.stable_diffusion import DTYPES, StableDiffusion
 from rsgen.models.tiny import build_tiny
 from rsgen.models.unet_parts import decoder_parts
+from rsgen.models.weight_files import share_weights
 from rsgen.records import ClassTable
 from rsgen.request import item_seed
 from rsgen.settings import TrainConfig
@@ -196,5 +197,6 @@ def merge_lora(unet: Any, adapter_folder: Path) -> None:
     StableDiffusionPipeline.save_lora_weights(
         str(adapter_folder), unet_lora_layers=layers, safe_serialization=True
     )
+    share_weights(adapter_folder)
     unet.fuse_lora()
     unet.unload_lora()

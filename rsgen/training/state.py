@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rsgen.models.weight_files import share_weights
+
 __all__ = ["TrainingState", "latest_state", "load_state", "save_state"]
 
 KEPT_STATES = 2
@@ -64,6 +66,7 @@ def save_state(
         )
     history = torch.tensor(state.history, dtype=torch.float64)
     save_file({"loss": history}, temporary / "history.safetensors")
+    share_weights(temporary)
     counters = {
         "step": state.step,
         "average_steps": state.average_steps,
