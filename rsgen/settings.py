@@ -205,8 +205,8 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches EMA off")
     prompt: str | None = Field(
         None,
-        description="prompt with {classes}, {counts}, {scene}, {captions}; empty: none (default: "
-        "a sample's own, else 'A satellite image of {classes}')",
+        description="prompt with {classes}, {counts}, {scene}, {captions}; '\"\"': no captions "
+        "(default: a sample's own, else 'A satellite image of {classes}')",
     )
     caption_dropout: Rate = Field(0.1, description="share of empty prompts")
     hint_dropout: Rate = Field(0.05, description="share of empty conditions")

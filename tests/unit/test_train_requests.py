@@ -181,15 +181,16 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.loopback
+@pytest.mark.parametrize("method", ["plain", "of-diff"])
 def test_two_ranks_speak_once_and_have_the_losses_of_one(
-    tmp_path: Path, run: Path, base: Path, cli_here: Any
+    tmp_path: Path, run: Path, base: Path, cli_here: Any, method: str
 ) -> None:
     """Catches ranks that see the same samples or fight for the lock, and a summary a rank: two
     JSON objects are no JSON."""
     keys = [f"train.size={SIZE}", "train.validation_samples=0", "execution.threads=1"]
     words = [
         "train", run, "--base", base, "--steps", 4, "--batch-size", 2, "--json",
-        *(w for key in keys for w in ("-s", key)),
+        "--method", method, *(w for key in keys for w in ("-s", key)),
     ]  # fmt: skip
     done = torchrun("-m", "rsgen_cli", *words, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
