@@ -152,7 +152,7 @@ def _compute(cell: Cell, work: Path, troubles: dict[str, str]) -> None:
     started, used = time.monotonic(), time.process_time()
     try:
         figures = dict(cell.compute())
-    except Exception as error:  # hours of other cells can still be measured
+    except Exception as error:  # noqa: BLE001 - hours of other cells can still be measured
         troubles[cell.title] = f"{type(error).__name__}: {error}"
         if not isinstance(error, RsgenError):
             traceback.print_exc()
