@@ -44,6 +44,7 @@ OVERLAP = 0.5
 LOOSE = 0.3  # pose errors are taken of pairs that overlap this much: at 0.5 they flatter
 DENSITIES = ((1, 5), (6, 20), (21, 100), (101, 10**9))
 PICTURES = 12
+WEAK = 0.5  # AP50 on held real images under which a detector's figures are doubtful
 TILE_PX = 256  # smaller images are enlarged by a whole factor
 Rows = dict[str, dict[str, float | int | None]]
 
@@ -233,7 +234,7 @@ class LayoutCell:
                 "real objects": sum(len(a) for a in sets["real"][1]),
                 "most detections counted in an image": made.coco.most_detections,
             },
-            notes=_notes(evaluation, names),
+            notes=(*_weak(real.coco.ap50), *_notes(evaluation, names)),
             pictures=pictures,
         )
 
@@ -244,6 +245,16 @@ def _known(asked: Asked, classes: ClassTable) -> Asked:
     keep = [k for k, entry in enumerate(entries) if entry is not None and entry.kind == "thing"]
     names = tuple(entries[k].name for k in keep)  # type: ignore[union-attr]
     return replace(asked.chosen(keep), labels=names)
+
+
+def _weak(reached: float) -> tuple[str, ...]:
+    """What is said of a detector that misses real objects too."""
+    if math.isnan(reached) or reached >= WEAK:
+        return ()
+    return (
+        f"the judge reaches AP50 {reached:.3g} on held real images: it sees too little to say "
+        "much; compare with that, not with 1, or train it longer",
+    )
 
 
 def _notes(evaluation: Evaluation, names: Sequence[str]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from rsgen.images import replace_bytes
 __all__ = ["Other", "write_report"]
 
 # Figures, columns and tables of these names are no shares of a whole: a bar would say nothing.
-NO_BAR = ("distance", "error", "px", "spread", "+-", "low", "high", ", to ", "FD-", "KD-", "MMD-",
-          "FID", "KID", "CMMD", "mismatch", "closest", "ratio", "extra")  # fmt: skip
+NO_BAR = ("distance", "error", "px", "spread", "+-", ", low", ", high", ", to ", "FD-", "KD-",
+          "MMD-", "FID", "KID", "CMMD", "mismatch", "closest", "ratio", "extra")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rsgen.geometry import Box, box_quad, heading_of, quad_from_tuple
 from rsgen.matching import Asked, asked_of
 from rsgen.records import ClassTable, Instance, Layout
 from tests import build
-from tests.evaluation_build import evaluation, scenes, shuffled
+from tests.evaluation_build import evaluation, scenes, shuffled, untrained_judge
 
 CLASSES = build.CLASSES
 NAMES = ("plane", "ship", "storage-tank")
@@ -143,7 +143,6 @@ class Eye:
 
     def __init__(self, classes: ClassTable, names: Sequence[str], labels: dict[bytes, Asked]):
         from rsgen.judge.decoding import ClassHabits
-        from tests.evaluation_build import untrained_judge
 
         card = untrained_judge(classes).card
         habits = tuple(ClassHabits(name, True, True) for name in names)
@@ -171,6 +170,9 @@ def test_the_cell_puts_generated_beside_real_and_names_unknown_classes(tmp_path:
     assert result.figures["recognised in the right class"] > 0.9  # type: ignore[operator]
     assert result.counts["generated images"] == 4
     assert (tmp_path / "worst.png").is_file()
+    assert not any("sees too little" in note for note in result.notes)
+    blind = layout.CELL.compute(replace(run, judge=untrained_judge(table)), tmp_path)
+    assert any("sees too little" in note for note in blind.notes)
     if any(i.label == "plane" for s in made.samples for i in s.layout.instances):
         assert any("plane" in note for note in result.notes)
     again = layout.CELL.compute(

@@ -170,6 +170,11 @@ def test_blurred_and_compressed_images_are_told_and_equal_ones_are_not(
     told = CELL.compute(evaluation(changed(made, blurred), real, real, tmp_path), tmp_path)
     assert told.figures["AUC, all together"] > 0.97  # type: ignore[operator]
     assert any("without looking" in note for note in told.notes)
+    assert any("sensor_noise" in note for note in told.notes) == (
+        next(iter(told.tables["single traces (AUC either way), most telling first"])).startswith(
+            "noise"
+        )
+    )
     assert (tmp_path / "told.png").is_file() and (tmp_path / "pass.png").is_file()
     assert area(changed(made, jpeg(50)), real, tmp_path, "codec") > 0.97
     assert told.counts["px a side looked at"] == 64
