@@ -167,7 +167,7 @@ def real_cells(options: argparse.Namespace, name: str, given: Path) -> list[Cell
         return call(
             "train",
             folder / f"tuned-{options.steps}",
-            {"run": parts(), "base": "tiny"},
+            {"run": parts()},  # from tiny
             (
                 f"train.max_steps={options.steps}",
                 f"execution.threads={options.threads}",
