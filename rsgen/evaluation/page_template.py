@@ -72,9 +72,10 @@ summary { cursor: pointer; margin: .8rem 0 .3rem; font-weight: 600; font-size: .
 {{ value }} {{ name }}{{ ", " if not loop.last }}{% endfor %}.</p>{% endif %}
 {% for t in cell.tables %}
 <h3>{{ t.name }}</h3>
-<div class="pair"><div>{{ t.chart | safe }}{{ table(t) }}</div>
-{% if t.other %}<div class="theirs">{{ t.other.chart | safe }}{{ table(t.other) }}
-<p class="quiet key other">the set it is compared with</p></div>{% endif %}</div>
+<div class="pair"><div>{% if t.other %}<p class="quiet key">this set</p>{% endif %}
+{{ t.chart | safe }}{{ table(t) }}</div>
+{% if t.other %}<div class="theirs"><p class="quiet key other">the set it is compared with</p>
+{{ t.other.chart | safe }}{{ table(t.other) }}</div>{% endif %}</div>
 {% endfor %}
 {% for picture in cell.pictures %}
 <details{{ " open" if picture.open }}><summary>{{ picture.title }}</summary>
