@@ -53,7 +53,9 @@ def stable_diffusion_15(condition_channels: int = CONDITION_CHANNELS) -> StableD
         controlnet = ControlNetModel.from_unet(
             unet, conditioning_channels=condition_channels, load_weights_from_unet=False
         )
-    schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    schedule = DDPMScheduler(  # type: ignore[no-untyped-call]
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    )
     return StableDiffusion(
         unet=unet,
         vae=vae,

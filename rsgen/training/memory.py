@@ -127,12 +127,16 @@ def _low_rank(model: StableDiffusion, shape: StepShape) -> int:
 
 def _slice_count(model: StableDiffusion, shape: StepShape) -> int:
     """Weights still to come of the channels that real images enter by."""
-    if shape.method != "of-diff" or model.condition_channels == IMAGE_CHANNELS:
+    if (
+        shape.method != "of-diff"
+        or model.controlnet is None
+        or model.condition_channels == IMAGE_CHANNELS
+    ):
         return 0
     first = model.controlnet.controlnet_cond_embedding.conv_in
     if isinstance(first, ImageHintConvolution):
         return 0  # it is there already, and counted
-    return IMAGE_CHANNELS * first.out_channels * math.prod(first.kernel_size)
+    return int(IMAGE_CHANNELS * first.out_channels * math.prod(first.kernel_size))
 
 
 def count_memory(model: StableDiffusion, mode: str, shape: StepShape) -> Memory:
@@ -218,7 +222,7 @@ def _working_bytes(full: StableDiffusion, mode: str, shape: StepShape) -> int:
                 losses = next(passes, None)
             if losses is None:
                 return tracker.peak
-            losses.mean().backward()
+            torch.autograd.backward(losses.mean())
             del losses
 
 
@@ -239,12 +243,13 @@ def _checkpoint(numbers: torch.dtype) -> Callable[..., Any]:
 def _losses(
     model: StableDiffusion, schedule: Any, batch: dict[str, Tensor], shape: StepShape
 ) -> Iterator[Tensor]:
-    networks = (model.unet, model.text_encoder, model.controlnet)
-    if shape.method == "plain":
-        yield DiffusionLoss(*networks, schedule, None)(batch)
+    unet, text_encoder, controlnet = model.unet, model.text_encoder, model.controlnet
+    if shape.method == "plain" or controlnet is None:
+        yield DiffusionLoss(unet, text_encoder, controlnet, schedule, None)(batch)
         return
     settings = DistillationSettings(1, "linear", 1.0, False, None)
-    yield from DistillationLosses(*networks, schedule, settings).passes(batch)
+    losses = DistillationLosses(unet, text_encoder, controlnet, schedule, settings)
+    yield from losses.passes(batch)
 
 
 def _batch(model: StableDiffusion, shape: StepShape) -> dict[str, Tensor]:
@@ -269,11 +274,11 @@ def _batch(model: StableDiffusion, shape: StepShape) -> dict[str, Tensor]:
     return batch
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the storages that are made within it, and remembers the most at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -327,7 +332,7 @@ class _Autocast(TorchFunctionMode):
 
     def __exit__(self, *reason: Any) -> None:
         self.kept.clear()
-        super().__exit__(*reason)
+        super().__exit__(*reason)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
