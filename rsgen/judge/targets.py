@@ -36,6 +36,7 @@ FloatArray = npt.NDArray[np.float32]
 NEAR = 0.5  # cells whose Gaussian is above this learn the box too
 LEAST_SIDE_PX = 2.0
 LEAST_SPREAD_PX = 1.3
+SQUARE = 0.9  # sides of this ratio and above count as equal
 LEAST_SEEN = 0.1  # of an object that reaches out of the image: less is not asked for
 
 
@@ -98,7 +99,7 @@ def objects_of(layout: Layout, classes: ClassTable) -> Objects:
         np.array(turned, dtype=bool),
         np.array(headed, dtype=bool),
     )
-    return _cut(found, _share(_inside(box_points(found.boxes), layout)), layout)
+    return _cut(_laid(found), _share(_inside(box_points(found.boxes), layout)), layout)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,27 @@ def move_objects(found: Objects, matrix: Affine, source: Canvas, canvas: Canvas)
         ],
         axis=1,
     )
-    return _cut(replace(found, boxes=boxes.astype(np.float32)), share, canvas)
+    return _cut(_laid(replace(found, boxes=boxes.astype(np.float32))), share, canvas)
+
+
+def _laid(found: Objects) -> Objects:
+    """The same objects; of turned ones without a front, the length is the longer side.
+
+    Sides that are nearly equal have no longer one: which it is would be chance, and the axis
+    could not be learned. There the length is the side within 45 degrees of the image's rows.
+    """
+    boxes = found.boxes.copy()
+    _, _, length, across, angle = found.boxes.T
+    angle = np.remainder(angle + math.pi / 4, math.pi) - math.pi / 4  # an axis, -45 to 135
+    square = np.minimum(length, across) > SQUARE * np.maximum(length, across)
+    swapped = np.where(square, angle >= math.pi / 4, across > length)
+    free = found.turned & ~found.headed
+    boxes[:, 2] = np.where(free & swapped, across, length)
+    boxes[:, 3] = np.where(free & swapped, length, across)
+    turned = np.where(swapped, np.where(square, angle - math.pi / 2, angle + math.pi / 2), angle)
+    turned = np.remainder(turned + math.pi / 2, math.pi) - math.pi / 2
+    boxes[:, 4] = np.where(free, turned, found.boxes[:, 4])
+    return replace(found, boxes=boxes)
 
 
 def rows_of(quads: npt.NDArray[np.float64]) -> FloatArray:

@@ -248,3 +248,29 @@ def test_light_and_wear_change_little_and_nothing_at_zero() -> None:
     assert changed > 20
     untouched = degrade(relight(image, rng, 0.0), rng, 0.0, noise)
     assert np.array_equal(untouched, image)
+
+
+# ---------------------------------------------------------------- objects without a front
+
+
+@pytest.mark.parametrize("degrees", [-170, -100, -46, -44, -10, 0, 30, 44, 46, 80, 135, 179])
+def test_a_round_tank_is_told_one_way(degrees: int) -> None:
+    """Catches axes of squares that are 90 degrees apart by chance: nothing can learn those."""
+    angle = math.radians(degrees)
+    rows = [
+        objects_of(Layout(64, 64, (turned("tank", 32, 32, length, width, angle),)), CLASSES)
+        for length, width in ((20.0, 20.1), (20.1, 20.0))
+    ]
+    first, second = (row.boxes[0].tolist() for row in rows)
+    assert abs(first[4]) <= math.pi / 4 + 1e-6
+    assert first[4] == pytest.approx(second[4], abs=1e-5)
+    for row, (length, width) in zip(rows, ((20.0, 20.1), (20.1, 20.0)), strict=True):
+        true = np.array(rotated_box_to_quad(RotatedBox(32, 32, length, width, angle)))[None]
+        assert iou_matrix(quads_of(row), true)[0, 0] > 0.999
+
+
+def test_a_long_tank_keeps_its_long_side_through_any_move() -> None:
+    layout = Layout(64, 64, (turned("tank", 32, 32, 10, 24, 0.5),))
+    for matrix in (QUARTER, MIRROR, similarity(1.0, 1.3, (0.0, 0.0), (32.0, 32.0))):
+        row = move_objects(objects_of(layout, CLASSES), matrix, Canvas(64, 64), Canvas(64, 64))
+        assert row.boxes[0, 2:4] == pytest.approx([24, 10], abs=1e-3)
