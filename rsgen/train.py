@@ -253,7 +253,13 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
     large = device != "cpu" or count >= SMALL_UNET  # else the measured step says enough
     session.run.reporter.note(memory_note(model, unet_mode, shape, passes=large))
     choose_weights(
-        model, settings.task, unet_mode, learn_text, settings.lora_rank, decoder_only=two_branches
+        model,
+        settings.task,
+        unet_mode,
+        learn_text,
+        settings.lora_rank,
+        decoder_only=two_branches,
+        seed=session.seed,
     )
     place_weights(model, device, dtype, settings.gradient_checkpointing)
     views = _latent_views(session)

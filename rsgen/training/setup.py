@@ -137,10 +137,11 @@ def choose_weights(
     learn_text: bool,
     lora_rank: int,
     decoder_only: bool = False,
+    seed: int = 0,
 ) -> None:
     """Set `requires_grad` everywhere; LoRA layers are added to the UNet where asked for.
 
-    `decoder_only` keeps them out of the UNet's encoder.
+    `decoder_only` keeps them out of the UNet's encoder; `seed` is what they start from.
     """
     for network in model.networks().values():
         network.requires_grad_(False)
@@ -154,7 +155,9 @@ def choose_weights(
         for part in decoder_parts(unet):
             part.requires_grad_(True)
     elif unet_mode == "lora":
-        _add_lora(unet, lora_rank, decoder_only)
+        with torch.random.fork_rng(devices=[]):  # every rank must start from the same layers
+            torch.manual_seed(item_seed(seed, "train", "lora") % 2**31)
+            _add_lora(unet, lora_rank, decoder_only)
 
 
 def _add_lora(unet: Any, rank: int, decoder_only: bool) -> None:

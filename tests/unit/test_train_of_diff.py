@@ -24,8 +24,9 @@ from rsgen.train import train
 from rsgen.training import latents
 from rsgen.training.distillation import DistillationObjective
 from rsgen.training.latents import LatentViews
+from rsgen.training.setup import choose_weights
 from tests.build import CLASSES, config, layout, sample, sample_run
-from tests.build_models import SIZE, save_model
+from tests.build_models import SIZE, save_model, small_model
 
 STEPS = 6
 
@@ -118,6 +119,19 @@ def test_which_unet_weights_learn(
     if mode == "lora":
         with safe_open(next(Path(summary.artifacts["adapter"]).iterdir()), "pt") as layers:
             assert all(".up_blocks." in name for name in layers.keys())  # noqa: SIM118
+
+
+def test_low_rank_layers_start_from_the_seed() -> None:
+    """Catches ranks that each draw their own layers, and a run that is another when repeated."""
+    drawn = []
+    for global_seed, seed in ((1, 5), (2, 5), (1, 6)):
+        torch.manual_seed(global_seed)
+        model = small_model()
+        choose_weights(model, "controlnet", "lora", False, 2, decoder_only=True, seed=seed)
+        drawn.append([p for n, p in model.unet.named_parameters() if "lora_A" in n])
+    first, again, other = drawn
+    assert first and all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("condition", ["binary", "classes"])
