@@ -50,7 +50,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("shape_augment",),
     ("data",),
     ("scorers",),
-    ("training", "generation"),
+    ("training", "generation", "screening"),
     ("evaluation",),
     ("train", "train_judge", "generate", "filter", "export", "evaluate"),
     ("pipeline_file",),
