@@ -28,7 +28,8 @@ def noise_covariance(image: Pixels) -> Covariance:
 
     From differences (a - b - c + d) / 2 of 2 x 2 pixels, which keep the variance of white noise and
     cancel slopes, in the flattest quarter of blocks of 16 px. Texture that fine counts as noise.
-    Zeros under 16 px a side.
+    Blocks of one colour (no data, clipped) have none to measure and are left out. Zeros under
+    16 px a side.
 
     Source: Immerkaer 1996, "Fast Noise Variance Estimation", for the idea of a difference that
     cancels structure. Differs in: pixels used once, flat blocks alone, and all channels together.
@@ -42,7 +43,10 @@ def noise_covariance(image: Pixels) -> Covariance:
     blocks = blocks.reshape(-1, BLOCK * BLOCK, 3)
     covariances = np.einsum("bnc,bnd->bcd", blocks, blocks) / BLOCK**2
     energy = np.trace(covariances, axis1=1, axis2=2)
-    flat = np.argsort(energy, kind="stable")[: max(1, int(FLAT * len(energy)))]
+    moved = np.flatnonzero(energy > 0)
+    if not len(moved):
+        return np.zeros((3, 3))
+    flat = moved[np.argsort(energy[moved], kind="stable")][: max(1, int(FLAT * len(moved)))]
     return np.asarray(covariances[flat].mean(axis=0))
 
 

@@ -60,3 +60,10 @@ def test_nothing_to_measure() -> None:
     assert level(noise_covariance(np.zeros((8, 90, 3), np.uint8))) == 0
     with pytest.raises(ValueError, match="levels"):
         SensorNoise.from_json({"levels": [1.0], "channels": [[1, 0, 0]] * 3})
+
+
+def test_areas_without_data_do_not_count() -> None:
+    """Catches a black border that passes for a camera without noise."""
+    cut = noisy(4.0)
+    cut[: cut.shape[0] // 2] = 0
+    assert level(noise_covariance(cut)) == pytest.approx(4.0, rel=0.25)
