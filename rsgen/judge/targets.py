@@ -185,8 +185,8 @@ def box_points(boxes: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def _inside(points: npt.NDArray[np.float64], canvas: Canvas | Layout) -> npt.NDArray[np.bool_]:
-    within: npt.NDArray[np.bool_] = (points >= 0) & (points < (canvas.width, canvas.height))
-    return within.all(axis=2)
+    within = (points >= 0) & (points < (canvas.width, canvas.height))
+    return np.asarray(within.all(axis=2), dtype=bool)
 
 
 def _share(inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -139,7 +139,9 @@ def test_the_smaller_of_two_keeps_its_cells() -> None:
         np.array([0, 1]), np.array([True, True]), np.array([False, False]),
     )  # fmt: skip
     for order in ([0, 1], [1, 0]):
-        given = Objects(*(v[order] for v in (rows.boxes, rows.things, rows.turned, rows.headed)))
+        given = Objects(
+            rows.boxes[order], rows.things[order], rows.turned[order], rows.headed[order]
+        )
         made = painted(given, np.zeros((16, 16), np.int64), 2)
         assert made.boxes[2, 16, 16] == pytest.approx(math.log(8 / 16))
         assert made.heat[:, 16, 16].tolist() == [1, 1]
