@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["default_threads", "leave_ranks", "open_training", "rank", "stop_together"]
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 600.0  # torchrun ends the others at once when the first rank fails
 
 
 def rank() -> int:

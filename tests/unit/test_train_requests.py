@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -167,19 +168,32 @@ def test_training_and_filter_measure_alike() -> None:
 # ---------------------------------------------------------------- several ranks
 
 
+BUSY_S = 600.0  # a bound on hanging alone: three interpreters load torch, on a machine in use
+ranks = pytest.mark.timeout(3 * BUSY_S / 2)
+
+
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Two ranks on this machine."""
+    """Two ranks on this machine, which need no host name and leave nobody behind."""
     line = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [sys.executable, *line, *map(str, arguments)],
-        capture_output=True,
+    words = [sys.executable, *line, "--local-addr", "127.0.0.1", *map(str, arguments)]
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=150,
-        check=False,
+        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
+    with process:
+        try:
+            out, err = process.communicate(timeout=BUSY_S)
+        except BaseException:  # a killed torchrun leaves its ranks
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+@ranks
 @pytest.mark.loopback
 @pytest.mark.parametrize("method", ["plain", "of-diff"])
 def test_two_ranks_speak_once_and_have_the_losses_of_one(
@@ -196,7 +210,7 @@ def test_two_ranks_speak_once_and_have_the_losses_of_one(
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["counts"]["steps"] == 4
     one, two = (cli_here(*words, "--out", tmp_path / name) for name in ("one", "two"))
-    assert two.json["status"] == "no-op"
+    assert two.json["status"] == "no-op", two
     losses = [history(RunSummary("train", str(tmp_path / name), "done")) for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4), one
 
@@ -227,6 +241,7 @@ leave_ranks()
 """
 
 
+@ranks
 @pytest.mark.loopback
 def test_a_stop_of_one_rank_ends_all_after_the_same_step(tmp_path: Path) -> None:
     """Catches a rank that leaves while the others wait for it until they are killed."""
@@ -267,6 +282,7 @@ leave_ranks()
 """
 
 
+@ranks
 @pytest.mark.loopback
 def test_two_ranks_share_the_gradients_of_several_losses(tmp_path: Path) -> None:
     """Catches ranks that drift apart where no wrapper averages gradients for them."""
