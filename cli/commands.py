@@ -205,6 +205,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "filter images --real masks --out kept",
         "filter images --real masks --judge judges --out kept",
         "filter images --real masks --fail-under 0.6 --out kept",
+        "filter images --real masks --judge judges --draw-audit 200 --out kept",
+        "filter kept --rescore none --real masks --judge judges --audit kept/audit.csv "
+        "--min-label-precision 0.95 --out sure",
     ),
     "export": (
         "export kept --format coco,dota,yolo-obb --out set",
@@ -352,10 +355,14 @@ COMMANDS: tuple[CommandSpec, ...] = (
                 _option("judge", Path, "--judge", "train-judge OUT; judge A looks for the objects"),
                 "judge",
             ),
+            (_option("audit", Path, "--audit", "audit.csv with every verdict filled in"), "audit"),
         ],
         [
             O("--fail-under", "filter.fail_under", float),
             O("--rescore", "filter.rescore"),
+            O("--draw-audit", "filter.draw_audit", int),
+            O("--min-label-precision", "filter.min_label_precision", float),
+            O("--confidence", "filter.confidence", float),
         ],
     ),
     _spec(

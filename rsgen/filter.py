@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rsgen.errors import UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
@@ -25,10 +21,9 @@ from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 from rsgen.request import RunInfo, item_seed
-from rsgen.scorers.base import NoveltyScorer, Rule, is_novelty, is_thing, make_scorer
+from rsgen.scorers.base import NoveltyScorer, Rule, is_novelty, make_scorer
 from rsgen.scorers.judging import (
     FAILED,
-    QUOTA,
     Scored,
     judge,
     score_samples,
@@ -43,8 +38,14 @@ from rsgen.scorers.neighbours import (
     stored_or_made,
     without_signature,
 )
-from rsgen.scorers.report import verdict_sheets
-from rsgen.scorers.rules import Thresholds, rules_of
+from rsgen.scorers.rules import rules_of
+from rsgen.screening.audit import audited_set, kept_objects
+from rsgen.screening.checks import check_promise, check_rescore, check_rules, failed_rule
+from rsgen.screening.finish import finish_filter
+from rsgen.screening.promise import GATE, Promise, gate
+from rsgen.screening.promising import make_promise
+from rsgen.screening.quotas import objects_of, within_quotas
+from rsgen.screening.thresholds import Thresholds
 from rsgen.store import SampleRun, open_samples, part_path, read_part
 from rsgen.tables import samples_from_table
 
@@ -53,7 +54,7 @@ __all__ = ["FilterStage"]
 
 class FilterStage:
     """Inputs: `run` (samples with images), `real` (samples), `checkpoint` (an autoencoder),
-    `judge` (train-judge OUT)."""
+    `judge` (train-judge OUT), `audit` (audit.csv with verdicts)."""
 
     shard_size = 64
     batch_size = 16
@@ -67,34 +68,20 @@ class FilterStage:
                 hint="filter each run by itself; export takes several",
             )
         self._rules = rules_of(info)
-        self._check_rules()
+        self._check()
         self.uses_torch = self._settings.rescore == "all" and any(
             getattr(self._scorer(rule), "uses_torch", False) for rule in self._rules
         )
 
-    def _check_rules(self) -> None:
-        names = [rule.name for rule in self._rules]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        reserved = sorted({FAILED, QUOTA} & set(names))
-        if twice or reserved or any(" " in name for name in names):
-            raise UsageError(
-                f"filter.rules: names must be distinct, without spaces, and not {FAILED} or "
-                f"{QUOTA}; got {', '.join(names)}",
-                hint="give a second rule of one scorer its own name",
-            )
-        quantiles = [rule.name for rule in self._rules if rule.quantile is not None]
-        if quantiles and not self._info.paths("real"):
-            raise UsageError(
-                f"filter rules {', '.join(quantiles)} take quantiles of real images, "
-                "and there are none",
-                hint="add --real RUN, or give the rules a fixed min",
-            )
+    def _check(self) -> None:
+        check_rules(self._rules, self._scorer_levels(), real=bool(self._info.paths("real")))
         for name in self._settings.quotas:
             self.classes().resolve(name)
+        if self._info.paths("audit") or self._settings.min_label_precision is not None:
+            check_promise(self._info, self._run)
         for rule in self._rules:
-            scorer = self._scorer(rule)
             # `check` is a number of novelty-hash: only a method is asked.
-            check = getattr(scorer, "check", None)
+            check = getattr(self._scorer(rule), "check", None)
             if self._settings.rescore == "all" and callable(check):
                 check()
 
@@ -114,27 +101,21 @@ class FilterStage:
 
     def count(self) -> int:
         if self._settings.rescore == "none":
-            self._check_rescore()
+            check_rescore(self._run, self._rules)
         return len(self._run)
-
-    def _check_rescore(self) -> None:
-        if self._run.info.command != "filter":
-            raise UsageError(
-                f"--rescore none: {self._run.path} is a {self._run.info.command} run, not a "
-                "filter run",
-                hint="leave --rescore none out to compute the scores",
-            )
-        have = {name for sample in self._run for name in _score_names(sample)}
-        lacking = [rule.name for rule in self._rules if rule.name not in have]
-        if lacking and len(self._run):
-            raise UsageError(
-                f"--rescore none: {self._run.path} has no scores for {', '.join(lacking)}; it "
-                f"has: {', '.join(sorted(have)) or 'none'}",
-                hint="leave --rescore none out, or drop these rules",
-            )
 
     def classes(self) -> ClassTable:
         return self._run.classes
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return {}
+
+    def _name(self, label: str) -> str:
+        """A label's name in the class table."""
+        if label not in self._names:
+            self._names[label] = self.classes().resolve(label).name
+        return self._names[label]
 
     def image_roots(self) -> list[Path]:
         return self._run.image_roots
@@ -157,6 +138,13 @@ class FilterStage:
         }
         self._signatures = SignatureStore(self._info.out / "state" / "signatures")
         self._thresholds = self._frozen_thresholds()
+        promise, run = self._thresholds.promise, self._run
+        if promise is not None and promise.of != audited_set(run.fingerprint, len(run)):
+            raise UsageError(
+                f"{self._info.out}: its label precision is about {promise.of}, not about the run "
+                "as it is now",
+                hint="give the grown run an OUT of its own, and audit it anew",
+            )
         self._kept: dict[int, Counter[str]] = {}  # objects kept, by shard
 
     def _scorer(self, rule: Rule) -> Any:
@@ -187,7 +175,7 @@ class FilterStage:
     def _resolve_thresholds(self) -> Thresholds:
         count = 0 if self._real is None else len(self._real)
         asked = [rule for rule in self._rules if rule.quantile is not None]
-        scores: dict[str, list[float]] = {rule.name: [] for rule in asked}
+        scores: dict[str, dict[str, list[float]]] = {rule.name: {} for rule in asked}
         plain = {r.name: self._scorers[r.name] for r in asked if r.name not in self._novelty}
         failed: set[str] = set()
         if self._real is not None:
@@ -195,16 +183,34 @@ class FilterStage:
             references = self._real_references(count) if compared else {}
             for name, found in references.items():
                 if name in scores:
-                    scores[name] = own_distances(found, self._novelty[name]).tolist()
+                    scores[name][""] = own_distances(found, self._novelty[name]).tolist()
                 if len(found) < count:
                     failed |= without_signature(self._real.rows(0, count), found)
             for item in self._score(self._real, self._drawn(count), plain) if plain else ():
                 failed |= {failure.item for failure in item.failures}
                 for name in plain:
-                    scores[name] += _values(item.sample, name, self._levels[name])
-        bounds = {rule.name: rule.bound(np.asarray(scores.get(rule.name, []))) for rule in
-                  self._rules}  # fmt: skip
-        return Thresholds(bounds, count, tuple(sorted(failed)))
+                    for label, score in self._values(item.sample, name):
+                        scores[name].setdefault(label, []).append(score)
+        bounds = {rule.name: rule.bound(scores.get(rule.name)) for rule in self._rules}
+        return Thresholds(bounds, count, tuple(sorted(failed)), self._new_promise())
+
+    def _new_promise(self) -> Promise | None:
+        """What min_label_precision makes of an audit, or of faults planted on real labels."""
+        if self._settings.min_label_precision is None:
+            return None
+        drawn = [] if self._real is None else self._drawn(len(self._real))
+        return make_promise(
+            self._info,
+            self._run,
+            [name for name, level in self._levels.items() if level == "instance"],
+            self._name,
+            real=lambda: self._samples(self._real, drawn) if self._real else [],
+            score=self._score_real,
+        )
+
+    def _score_real(self, samples: Sequence[Sample], rules: Sequence[str]) -> list[Scored]:
+        assert self._real is not None, "make_promise has asked for real samples"
+        return self._score_samples(self._real, samples, {n: self._scorers[n] for n in rules})
 
     def _drawn(self, count: int) -> list[int]:
         """Positions of the real samples that set the bounds: a fair draw, in order."""
@@ -220,8 +226,28 @@ class FilterStage:
         control: Control | None = None,
     ) -> list[Scored]:
         """Score some samples of a run; the scores that they came with are left out."""
+        return self._score_samples(run, self._samples(run, positions), scorers, control)
+
+    def _samples(self, run: SampleRun, positions: Sequence[int]) -> list[Sample]:
+        return [s for start, stop in _ranges(positions) for s in run.rows(start, stop)]
+
+    def _values(self, sample: Sample, rule: str) -> Iterator[tuple[str, float]]:
+        """(class, score) of each object, or ("", score) of the image."""
+        if self._levels[rule] == "instance":
+            for instance in sample.layout.instances:
+                if rule in instance.scores:
+                    yield self._name(instance.label), instance.scores[rule]
+        elif rule in sample.scores:
+            yield "", sample.scores[rule]
+
+    def _score_samples(
+        self,
+        run: SampleRun,
+        samples: Sequence[Sample],
+        scorers: dict[str, Any],
+        control: Control | None = None,
+    ) -> list[Scored]:
         plan = self._info.plan
-        samples = [s for start, stop in _ranges(positions) for s in run.rows(start, stop)]
         if run.info.command == "filter":
             samples = [without_verdict(sample) for sample in samples]
 
@@ -266,13 +292,24 @@ class FilterStage:
     def _judged(self, start: int, stop: int, control: Control | None) -> list[Scored]:
         """Samples start..stop-1 with scores, verdict and reasons, before quotas."""
         if self._settings.rescore == "none":
-            scored = [_as_scored(sample) for sample in self._run.rows(start, stop)]
+            scored = [self._as_scored(sample) for sample in self._run.rows(start, stop)]
         else:
             scored = self._score(self._run, range(start, stop), self._scorers, control)
             self._compare(scored, start, stop)
+        rules, levels, bounds = self._rules, self._levels, self._thresholds.applied
+        if self._thresholds.promise is not None:
+            rules, levels = [*rules, gate()], {**levels, GATE: "instance"}
         for item in scored:
-            item.sample = judge(item, self._rules, self._thresholds.bounds, self._levels)
+            item.sample = judge(item, rules, bounds, levels, self._name)
         return scored
+
+    def _as_scored(self, sample: Sample) -> Scored:
+        """A sample of an old filter run, with what its scorers had said."""
+        failed = dict(failed_rule(r) for r in sample.reasons if r.startswith(f"{FAILED} "))
+        bare, promise = without_verdict(sample), self._thresholds.promise
+        if promise is not None:
+            bare = promise.with_ranks(bare, kept_objects(sample), self._name)
+        return Scored(bare, failed)
 
     def _compare(self, scored: list[Scored], start: int, stop: int) -> None:
         if not self._novelty:
@@ -309,99 +346,22 @@ class FilterStage:
                     judged = [item.sample for item in self._judged(a, b, None)]
                     samples = self._within_quotas(judged, Counter(used))
                     control.check()
-                counted = [self._counted(s) for s in samples if s.verdict == "keep"]
+                counted = [objects_of(s, self._name) for s in samples if s.verdict == "keep"]
                 self._kept[index] = sum(counted, Counter())
             used.update(self._kept[index])
         return used
 
     def _within_quotas(self, samples: list[Sample], used: Counter[str]) -> list[Sample]:
-        """Drop, in order, each sample with which a class would exceed its quota."""
-        quotas = {self.classes().resolve(k).name: v for k, v in self._settings.quotas.items()}
-        judged = []
-        for sample in samples:
-            if sample.verdict == "keep":
-                adds = self._counted(sample)
-                over = [c for c, n in sorted(adds.items()) if used[c] + n > quotas.get(c, math.inf)]
-                if over:
-                    reasons = tuple(f"{QUOTA} {c} (max {quotas[c]})" for c in over)
-                    sample = replace(sample, verdict="drop", reasons=(*sample.reasons, *reasons))
-                else:
-                    used.update(adds)
-            judged.append(sample)
-        return judged
-
-    def _counted(self, sample: Sample) -> Counter[str]:
-        things = (i for i in sample.layout.instances if is_thing(i))
-        return Counter(self.classes().resolve(i.label).name for i in things)
+        quotas = {self._name(k): v for k, v in self._settings.quotas.items()}
+        return within_quotas(samples, used, quotas, self._name)
 
     # ------------------------------------------------------------ the end
 
     def finish(self, run: FinishedRun) -> Finish:
-        verdicts: Counter[str] = Counter()
-        reasons: Counter[str] = Counter()
-        objects: dict[str, Counter[str]] = {}
-        for sample in run.samples():
-            verdicts[str(sample.verdict)] += 1
-            reasons.update({reason.split(" ", 1)[0] for reason in sample.reasons}
-                           if sample.verdict != "keep" else ())  # fmt: skip
-            for label, count in self._counted(sample).items():
-                objects.setdefault(label, Counter())[str(sample.verdict)] += count
-        thresholds = run.path / "thresholds.json"
-        frozen = Thresholds.from_json(json.loads(thresholds.read_text(encoding="utf-8")))
-        kept, total = verdicts["keep"], sum(verdicts.values())
-        tables: dict[str, dict[str, float | int | str]] = {
-            "verdicts": {v: verdicts[v] for v in ("keep", "drop", "unknown")},
-            "reasons": dict(sorted(reasons.items())),
-            "objects kept": {k: f"{objects[k]['keep']} of {objects[k].total()}" for k in
-                             sorted(objects)},
-            "thresholds": {name: str(bound) for name, bound in frozen.bounds.items()},
-        }  # fmt: skip
-        notes = _real_notes(frozen)
-        tables = {name: rows for name, rows in tables.items() if rows}
-        artifacts = {"thresholds": thresholds, **verdict_sheets(run)}
-        wanted = self._settings.fail_under
-        if wanted is None or kept >= wanted * total:
-            return Finish(artifacts, tables, notes)
-        note = f"kept {kept} of {total}, under the asked share {wanted:g}: exit 7"
-        return Finish(artifacts, tables, [*notes, note], exit_code=7)
+        return finish_filter(run, self._rules, self._scorer_levels(), self._name)
 
-
-def _real_notes(thresholds: Thresholds) -> list[str]:
-    """What is said of real images that had no part in the bounds or the comparison."""
-    failed = thresholds.real_failed
-    if not failed:
-        return []
-    names = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")
-    return [
-        f"{len(failed)} of {thresholds.real_count} real images could not be read or scored "
-        f"({names}): they set no bound, and nothing was compared with them"
-    ]
-
-
-def _score_names(sample: Sample) -> Iterator[str]:
-    yield from sample.scores
-    for instance in sample.layout.instances:
-        yield from instance.scores
-    for reason in sample.reasons:
-        if reason.startswith(f"{FAILED} "):
-            yield _failed_rule(reason)[0]
-
-
-def _failed_rule(reason: str) -> tuple[str, str]:
-    name, _, text = reason[len(FAILED) + 1 :].partition(": ")
-    return name, text
-
-
-def _as_scored(sample: Sample) -> Scored:
-    """A sample of an old filter run, with what its scorers had said."""
-    failed = dict(_failed_rule(r) for r in sample.reasons if r.startswith(f"{FAILED} "))
-    return Scored(without_verdict(sample), failed)
-
-
-def _values(sample: Sample, name: str, level: str) -> list[float]:
-    if level == "instance":
-        return [i.scores[name] for i in sample.layout.instances if name in i.scores]
-    return [sample.scores[name]] if name in sample.scores else []
+    def _scorer_levels(self) -> dict[str, str]:
+        return {rule.name: self._scorer(rule).level for rule in self._rules}
 
 
 def _range_key(start: int, stop: int) -> str:

@@ -338,6 +338,11 @@ class RuleConfig(Section):
     tolerate: Rate = Field(
         0.0, description="share of an image's objects that may fail before the image fails"
     )
+    policy: Literal["reject", "drop", "difficult"] = Field(
+        "reject",
+        description="of object rules: reject the image beyond `tolerate`; or export the failing "
+        "objects not at all or as difficult, and reject where all fail",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the scorer")
 
 
@@ -357,6 +362,18 @@ class FilterConfig(Section):
     fail_under: Rate | None = Field(None, description="exit 7 when fewer are kept (a share)")
     rescore: Literal["all", "none"] = Field(
         "all", description="none: only apply new thresholds to the scores of a filter run"
+    )
+    draw_audit: int | None = Field(
+        None, ge=1, description="kept objects to draw for OUT/audit.csv, where people say right"
+    )
+    min_label_precision: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="least share of right labels among kept objects: with --audit a bound",
+    )
+    confidence: float = Field(
+        0.9, gt=0, lt=1, description="how surely the bound of min_label_precision holds"
     )
 
 

@@ -111,8 +111,8 @@ def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef
         return InputRef(name, str(path), digest(str(path)), digest(str(path)))
     if not path.exists():
         raise DataError(f"{name}: {path} does not exist", hint=check_path(path))
-    # Corrections are edited where they are, often in an export's folder: their bytes count.
-    out = None if name == "corrections" else run_folder(path)
+    # Corrections and audits are edited where they are, often in a run's folder: their bytes count.
+    out = None if name in {"corrections", "audit"} else run_folder(path)
     if out is None:
         rows = _listing(path, labels=name == "labels")
         listing = digest(rows)

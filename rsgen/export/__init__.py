@@ -42,7 +42,7 @@ from rsgen.records import ClassTable, Instance, Sample
 from rsgen.registry import resolve
 from rsgen.reporting import RunSummary
 from rsgen.runs import Job, ProgramRun, check_request, start_program
-from rsgen.scorers.judging import failed_rules
+from rsgen.scorers.judging import failed_policy, failed_rules
 from rsgen.settings import ExportConfig
 from rsgen.store import SampleRun, input_ref, is_committed, open_samples
 
@@ -310,8 +310,9 @@ def as_written(
             skipped["outside the image"] += 1
             continue
         instance = replace(instance, label=classes.resolve(instance.label).name)
-        if failed_rules(instance) and settings.failed_objects != "keep":
-            if settings.failed_objects == "drop":
+        policy = failed_policy(instance) or settings.failed_objects
+        if failed_rules(instance) and policy != "keep":
+            if policy == "drop":
                 skipped["failed a filter rule"] += 1
                 continue
             instance = replace(instance, difficult=True)

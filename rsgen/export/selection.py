@@ -102,7 +102,7 @@ def ancestry(path: Path, seen: dict[str, RunInfo] | None = None) -> dict[str, Ru
     info = RunInfo.load(out)
     if info.fingerprint not in found:
         for ref in info.inputs:
-            if ref.name != "corrections":  # edited since, whatever run wrote them
+            if ref.name not in {"corrections", "audit"}:  # edited since, whatever run wrote them
                 ancestry(Path(ref.path), found)
         found[info.fingerprint] = info
     return found

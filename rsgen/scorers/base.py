@@ -29,6 +29,7 @@ __all__ = [
     "Bound",
     "Level",
     "NoveltyScorer",
+    "Policy",
     "Rule",
     "Scorer",
     "Scores",
@@ -39,6 +40,9 @@ __all__ = [
 ]
 
 Level = Literal["image", "instance"]
+Policy = Literal["reject", "drop", "difficult"]
+# A class has a bound of its own where so many real scores lie under it, of so many in all.
+LEAST_BELOW, LEAST_OF_CLASS = 3, 30
 FloatArray = npt.NDArray[np.float32]
 Scores = FloatArray | list[FloatArray]
 Signatures = npt.NDArray[Any]
@@ -92,10 +96,15 @@ def is_thing(instance: Instance) -> bool:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a score must satisfy; None is no bound."""
+    """What a score must satisfy; None is no bound. `by_class`: `low` of classes with their own."""
 
     low: float | None = None
     high: float | None = None
+    by_class: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, name: str) -> Bound:
+        """The bound of an object of that class, by the class table's name."""
+        return Bound(self.by_class[name], self.high) if name in self.by_class else self
 
     def passes(self, score: float) -> bool:
         if math.isnan(score):
@@ -105,15 +114,20 @@ class Bound:
     def __str__(self) -> str:
         low = "" if self.low is None else f"min {self.low:.4g}"
         high = "" if self.high is None else f"max {self.high:.4g}"
-        return ", ".join(part for part in (low, high) if part) or "no bound"
+        own = ""
+        if self.by_class:
+            least, most = min(self.by_class.values()), max(self.by_class.values())
+            own = f"by class {least:.4g} to {most:.4g}"
+        return ", ".join(part for part in (low, high, own) if part) or "no bound"
 
 
 @dataclass(frozen=True)
 class Rule:
     """A named scorer with a bound: absolute, or a quantile of the scores of real images.
 
-    `tolerate`: the share of an image's instances that may fail an instance rule before the
-    image fails; the failing instances carry the reason either way.
+    `policy`, of an instance rule: "reject" the image where more than the share `tolerate` of its
+    instances fail; "drop" or mark "difficult" the failing ones, and reject only where all fail.
+    The failing instances carry the reason either way.
     """
 
     scorer: str
@@ -123,6 +137,7 @@ class Rule:
     quantile: float | None = None
     tolerate: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    policy: Policy = "reject"
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -138,19 +153,35 @@ class Rule:
                 hint="keep one of them: both are lower bounds",
             )
 
-    def bound(self, real_scores: npt.NDArray[Any] | None = None) -> Bound:
-        """The resolved bound; a quantile is taken over the finite scores of real images."""
+    def bound(self, real_scores: Mapping[str, Sequence[float]] | None = None) -> Bound:
+        """The resolved bound; a quantile is taken over the finite scores of real images.
+
+        Args:
+            real_scores: by class name; "" for scores of images. A class with too few to tell
+                its quantile has that of all.
+        """
         if self.quantile is None:
             return Bound(self.min, self.max)
-        finite = np.asarray([] if real_scores is None else real_scores, dtype=np.float64)
-        finite = finite[np.isfinite(finite)]
+        scores = {name: _finite(values) for name, values in (real_scores or {}).items()}
+        finite = np.concatenate([np.zeros(0), *scores.values()])
         if finite.size == 0:
             raise UsageError(
                 f"filter rule {self.name!r}: quantile {self.quantile} needs scores of real "
                 "images, and none applies",
                 hint="give --real RUN with labelled images, or a fixed bound with min",
             )
-        return Bound(float(np.quantile(finite, self.quantile)), self.max)
+        quantile = self.quantile
+        own = {
+            name: float(np.quantile(values, quantile))
+            for name, values in sorted(scores.items())
+            if name and len(values) >= LEAST_OF_CLASS and len(values) * quantile >= LEAST_BELOW
+        }
+        return Bound(float(np.quantile(finite, quantile)), self.max, own)
+
+
+def _finite(values: Sequence[float]) -> npt.NDArray[np.float64]:
+    found = np.asarray(values, dtype=np.float64)
+    return found[np.isfinite(found)]
 
 
 def make_scorer(name: str, options: Mapping[str, Any]) -> Any:

@@ -12,13 +12,23 @@ import numpy as np
 from rsgen.errors import DataError, RsgenError
 from rsgen.images import Pixels
 from rsgen.records import Failure, Instance, Sample
-from rsgen.scorers.base import Bound, Rule, Scorer, Signatures, is_novelty
+from rsgen.scorers.base import Bound, Policy, Rule, Scorer, Signatures, is_novelty
 
-__all__ = ["Scored", "failed_rules", "judge", "rounded", "score_samples", "without_verdict"]
+__all__ = [
+    "Scored",
+    "failed_policy",
+    "failed_rules",
+    "judge",
+    "rounded",
+    "score_samples",
+    "without_verdict",
+]
 
 ReadImage = Callable[[Sample], Pixels]
 FAILED = "failed"
 QUOTA = "quota"
+POLICIES: tuple[Policy, ...] = ("drop", "difficult")  # the first that any failed rule asks for
+ARROW = " -> "  # before the policy, at the end of an instance's reason
 
 
 @dataclass
@@ -75,6 +85,12 @@ def _rule_of(reason: str) -> str:
 def failed_rules(instance: Instance) -> list[str]:
     """Names of the rules that an instance failed."""
     return [_rule_of(r) for r in instance.reasons if _rule_of(r) in instance.scores]
+
+
+def failed_policy(instance: Instance) -> Policy | None:
+    """What the rules that an instance failed ask for; None where they leave it to the reader."""
+    asked = {r.rpartition(ARROW)[2] for r in instance.reasons if _rule_of(r) in instance.scores}
+    return next((policy for policy in POLICIES if policy in asked), None)
 
 
 def same_size(items: Sequence[tuple[Scored, Pixels]], size: int) -> Iterator[list[int]]:
@@ -181,18 +197,22 @@ def with_instance_scores(sample: Sample, name: str, scores: Any) -> Sample:
 
 
 def judge(
-    scored: Scored, rules: Sequence[Rule], bounds: Mapping[str, Bound], levels: Mapping[str, str]
+    scored: Scored,
+    rules: Sequence[Rule],
+    bounds: Mapping[str, Bound],
+    levels: Mapping[str, str],
+    name_of: Callable[[str], str] = str,
 ) -> Sample:
     """Verdict and reasons, on the sample and on its instances.
 
-    drop: a rule fails, and of an instance rule more than the tolerated share of the
-    instances that it applies to. unknown: else, when a rule could not be applied. keep: else.
+    drop: a rule fails, and of an instance rule more instances than its policy allows. unknown:
+    else, when a rule could not be applied. keep: else. `name_of`: a label's name in the table.
     """
     sample, reasons = scored.sample, list[str]()
     for rule in rules:
         bound = bounds[rule.name]
         if levels[rule.name] == "instance":
-            sample, reason = _judge_instances(sample, rule, bound)
+            sample, reason = _judge_instances(sample, rule, bound, name_of)
             reasons += [reason] if reason else []
             continue
         score = sample.scores.get(rule.name, math.nan)
@@ -209,7 +229,10 @@ def judge(
     )
 
 
-def _judge_instances(sample: Sample, rule: Rule, bound: Bound) -> tuple[Sample, str | None]:
+def _judge_instances(
+    sample: Sample, rule: Rule, bound: Bound, name_of: Callable[[str], str]
+) -> tuple[Sample, str | None]:
+    end = "" if rule.policy == "reject" else f"{ARROW}{rule.policy}"
     applies, failing = 0, 0
     marked = list(sample.layout.instances)
     for k, instance in enumerate(marked):
@@ -217,13 +240,15 @@ def _judge_instances(sample: Sample, rule: Rule, bound: Bound) -> tuple[Sample, 
         if score is None:
             continue
         applies += 1
-        if not bound.passes(score):
+        own = bound.of(name_of(instance.label)) if bound.by_class else bound
+        if not own.passes(score):
             failing += 1
-            reason = f"{rule.name} {score:.4g} ({bound})"
+            reason = f"{rule.name} {score:.4g} ({own}){end}"
             marked[k] = replace(instance, reasons=(*instance.reasons, reason))
     if not failing:
         return sample, None
     sample = replace(sample, layout=replace(sample.layout, instances=tuple(marked)))
-    if failing <= rule.tolerate * applies:
+    allowed = rule.tolerate * applies if rule.policy == "reject" else applies - 1
+    if failing <= allowed:
         return sample, None
     return sample, f"{rule.name} {failing} of {applies} objects fail ({bound})"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from rsgen.request import RunInfo
-from rsgen.scorers.base import Bound, Rule
+from rsgen.scorers.base import Rule
 from rsgen.settings import RuleConfig
 
-__all__ = ["Thresholds", "default_rules", "rule_of", "rules_of"]
+__all__ = ["default_rules", "rule_of", "rules_of"]
 
 
 def default_rules(*, real: bool, checkpoint: bool, judge: bool = False) -> list[Rule]:
@@ -58,6 +55,7 @@ def rule_of(settings: RuleConfig) -> Rule:
         settings.quantile,
         settings.tolerate,
         settings.options,
+        settings.policy,
     )
 
 
@@ -71,28 +69,3 @@ def rules_of(info: RunInfo) -> list[Rule]:
         checkpoint=bool(info.paths("checkpoint")),
         judge=bool(info.paths("judge")),
     )
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Resolved bounds, and how many real images they and the comparison rest on.
-
-    real_failed: ids of the real images, sorted, that could not be read or scored.
-    """
-
-    bounds: dict[str, Bound]
-    real_count: int
-    real_failed: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        rows = {name: {"min": b.low, "max": b.high} for name, b in self.bounds.items()}
-        return {
-            "rules": rows,
-            "real_count": self.real_count,
-            "real_failed": list(self.real_failed),
-        }
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Thresholds:
-        bounds = {name: Bound(b["min"], b["max"]) for name, b in row["rules"].items()}
-        return cls(bounds, int(row["real_count"]), tuple(row.get("real_failed", ())))

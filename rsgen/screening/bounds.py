@@ -83,7 +83,7 @@ def learn_threshold(
     hypotheses "not precise enough at t" are tested from strict to lax, each at level
     1 - confidence, up to the first that is not rejected. Where the sequence starts is read from
     the population's scores, never from the audit: the strictest threshold at which the
-    audit is expected to hold enough items to allow one fault, else the laxest.
+    audit is expected to hold enough items to allow one fault; else none; else the laxest.
 
     Args:
         scores, right: float64 and bool [n], a simple random sample of the population, audited.
@@ -91,8 +91,12 @@ def learn_threshold(
         thresholds: float64 [T] ascending, chosen without a look at the verdicts.
     """
     share = np.array([np.mean(population >= t) for t in thresholds])
-    enough = share * len(scores) >= least_audited(precision, confidence, wrong=1)
-    first = int(np.flatnonzero(enough)[-1]) if enough.any() else 0
+    first = 0
+    for wrong in (1, 0):
+        enough = share * len(scores) >= least_audited(precision, confidence, wrong)
+        if enough.any():
+            first = int(np.flatnonzero(enough)[-1])
+            break
     found: Learned | None = None
     for threshold in thresholds[first::-1]:
         kept = scores >= threshold

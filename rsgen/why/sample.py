@@ -12,7 +12,8 @@ from rsgen.records import Instance, Sample
 from rsgen.request import RunInfo
 from rsgen.scorers.base import Bound
 from rsgen.scorers.judging import failed_rules
-from rsgen.scorers.rules import Thresholds, rules_of
+from rsgen.scorers.rules import rules_of
+from rsgen.screening.thresholds import Thresholds
 from rsgen.store import SampleRun
 from rsgen.why.chain import chain_lines, pool_masks, upstream
 
@@ -92,7 +93,8 @@ def explain(run: SampleRun, sample: Sample) -> Explained:
         judged=_tolerating(_judged(sample.scores, bounds), sample.reasons, tolerated),
         tolerated=tolerated,
         objects=tuple(
-            _object(k, instance, bounds, masks) for k, instance in enumerate(layout.instances, 1)
+            _object(k, instance, _own(bounds, instance, run.info), masks)
+            for k, instance in enumerate(layout.instances, 1)
         ),
         image=image,
         image_note=note,
@@ -113,10 +115,21 @@ def _rules(info: RunInfo) -> tuple[dict[str, Bound], dict[str, float]]:
     if info.command != "filter" or not path.is_file():
         return {}, {}
     rules = rules_of(info)
-    frozen = Thresholds.from_json(json.loads(path.read_text(encoding="utf-8"))).bounds
+    frozen = Thresholds.from_json(json.loads(path.read_text(encoding="utf-8"))).applied
     order = [rule.name for rule in rules if rule.name in frozen]
     bounds = {name: frozen[name] for name in dict.fromkeys([*order, *frozen])}
-    return bounds, {rule.name: rule.tolerate for rule in rules if rule.tolerate}
+    return bounds, {
+        rule.name: rule.tolerate if rule.policy == "reject" else 1.0
+        for rule in rules
+        if rule.tolerate or rule.policy != "reject"
+    }
+
+
+def _own(bounds: Mapping[str, Bound], instance: Instance, info: RunInfo) -> dict[str, Bound]:
+    """The bounds of an object's class."""
+    entry = info.classes.find(instance.label)
+    name = instance.label if entry is None else entry.name
+    return {rule: bound.of(name) for rule, bound in bounds.items()}
 
 
 def _judged(scores: Mapping[str, float], bounds: Mapping[str, Bound]) -> tuple[Judged, ...]:

@@ -63,9 +63,9 @@ def test_rule_refuses(keys: dict[str, Any], words: str) -> None:
 
 def test_quantile_ignores_scores_that_do_not_apply() -> None:
     scores = np.array([math.nan, 1.0, 2.0, 3.0, math.nan])
-    assert Rule("contrast", quantile=0.5).bound(scores) == Bound(2.0, None)
+    assert Rule("contrast", quantile=0.5).bound({"": scores.tolist()}) == Bound(2.0, None)
     with pytest.raises(UsageError, match="none applies"):
-        Rule("contrast", quantile=0.5).bound(np.array([math.nan]))
+        Rule("contrast", quantile=0.5).bound({"plane": [math.nan]})
 
 
 def test_unknown_scorer_and_option_name_the_nearest() -> None:

@@ -1,0 +1,113 @@
+"""What a filter run refuses before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rsgen.errors import DataError, UsageError
+from rsgen.records import Sample
+from rsgen.request import RunInfo
+from rsgen.scorers.base import Rule
+from rsgen.scorers.judging import FAILED, QUOTA
+from rsgen.screening.promise import GATE
+from rsgen.store import SampleRun
+
+__all__ = ["check_promise", "check_rescore", "check_rules", "failed_rule"]
+
+
+def check_rules(rules: Sequence[Rule], levels: Mapping[str, str], *, real: bool) -> None:
+    """Names that would be mixed up, quantiles without real images, policies that cannot be."""
+    names = [rule.name for rule in rules]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    reserved = sorted({FAILED, QUOTA, GATE} & set(names))
+    if twice or reserved or any(" " in name for name in names):
+        raise UsageError(
+            f"filter.rules: names must be distinct, without spaces, and not {FAILED}, {QUOTA} or "
+            f"{GATE}; got {', '.join(names)}",
+            hint="give a second rule of one scorer its own name",
+        )
+    quantiles = [rule.name for rule in rules if rule.quantile is not None]
+    if quantiles and not real:
+        raise UsageError(
+            f"filter rules {', '.join(quantiles)} take quantiles of real images, "
+            "and there are none",
+            hint="add --real RUN, or give the rules a fixed min",
+        )
+    for rule in rules:
+        if rule.policy != "reject" and levels[rule.name] == "image":
+            raise UsageError(
+                f"filter rule {rule.name!r} has policy {rule.policy}, and scores whole images",
+                hint="an image can only be rejected: leave the policy out",
+            )
+
+
+def check_rescore(run: SampleRun, rules: Sequence[Rule]) -> None:
+    """`--rescore none` reads the scores of a filter run with these rules."""
+    if run.info.command != "filter":
+        raise UsageError(
+            f"--rescore none: {run.path} is a {run.info.command} run, not a filter run",
+            hint="leave --rescore none out to compute the scores",
+        )
+    have = {name for sample in run for name in _score_names(sample)}
+    lacking = [rule.name for rule in rules if rule.name not in have]
+    if lacking and len(run):
+        raise UsageError(
+            f"--rescore none: {run.path} has no scores for {', '.join(lacking)}; it "
+            f"has: {', '.join(sorted(have)) or 'none'}",
+            hint="leave --rescore none out, or drop these rules",
+        )
+
+
+def _score_names(sample: Sample) -> Iterator[str]:
+    yield from sample.scores
+    for instance in sample.layout.instances:
+        yield from instance.scores
+    for reason in sample.reasons:
+        if reason.startswith(f"{FAILED} "):
+            yield failed_rule(reason)[0]
+
+
+def failed_rule(reason: str) -> tuple[str, str]:
+    """(rule, what went wrong) of a reason that says that a rule could not be applied."""
+    name, _, text = reason[len(FAILED) + 1 :].partition(": ")
+    return name, text
+
+
+def check_promise(info: RunInfo, run: SampleRun) -> None:
+    """A promise is about a set whose scores and verdicts are known.
+
+    Raises:
+        UsageError: it has no ground to stand on. DataError: an audit of another kind of run.
+    """
+    settings, audits = info.config.filter, info.paths("audit")
+    if audits and run.info.command != "filter":
+        raise DataError(
+            f"--audit: {run.path} is a {run.info.command} run; an audit is of the filter run that "
+            "drew it",
+            hint="rsgen filter OUT --rescore none --audit OUT/audit.csv "
+            "--min-label-precision 0.95 --out NEW",
+        )
+    if settings.min_label_precision is None:
+        if audits:
+            raise UsageError(
+                "--audit without --min-label-precision changes nothing",
+                hint="add --min-label-precision 0.95",
+            )
+        return
+    if settings.rescore != "none":
+        raise UsageError(
+            "--min-label-precision is set on scores that are there already",
+            hint="filter first, then: rsgen filter OUT --rescore none "
+            "--min-label-precision 0.95 --out NEW",
+        )
+    if settings.quotas:
+        raise UsageError(
+            "--min-label-precision and filter.quotas in one run: what a quota leaves was not "
+            "what the precision is about",
+            hint="give the quotas to the run before",
+        )
+    if not audits and not info.paths("real"):
+        raise UsageError(
+            "--min-label-precision needs an audit, or real images to estimate with",
+            hint="add --audit FILE (drawn with --draw-audit 200) or --real RUN",
+        )

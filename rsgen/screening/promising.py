@@ -1,0 +1,100 @@
+"""Making a promise from a filter run: its scores, and an audit or real labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rsgen.errors import DataError, UsageError
+from rsgen.records import Sample
+from rsgen.request import RunInfo, item_seed
+from rsgen.scorers.base import is_thing
+from rsgen.scorers.judging import Scored, without_verdict
+from rsgen.screening.audit import NameOf, audited_set, draw_audit, read_audit
+from rsgen.screening.promise import (
+    Promise,
+    Ranks,
+    estimated_promise,
+    learned_promise,
+    planted,
+    set_scores,
+)
+from rsgen.store import SampleRun
+
+__all__ = ["ScoreReal", "make_promise"]
+
+ScoreReal = Callable[[Sequence[Sample], Sequence[str]], Sequence[Scored]]
+MOST_PLANTED = 300  # real images with planted faults
+
+
+def make_promise(
+    info: RunInfo,
+    run: SampleRun,
+    rules: Sequence[str],
+    name_of: NameOf,
+    *,
+    real: Callable[[], Sequence[Sample]],
+    score: ScoreReal,
+) -> Promise:
+    """What `min_label_precision` comes to: a bound from the audit, else an estimate.
+
+    Args:
+        run: the filter run that is filtered again. rules: the object rules.
+        real: real samples for the estimate; `score` gives them their scores.
+
+    Raises:
+        DataError: an audit that is not the one that was drawn. UsageError: it cannot be promised.
+    """
+    if not rules:
+        raise UsageError(
+            "--min-label-precision needs a rule that scores objects",
+            hint="add one: judge, contrast, clip-objects",
+        )
+    wanted = info.config.filter.min_label_precision
+    assert wanted is not None, "asked by the caller"
+    of, confidence = audited_set(run.fingerprint, len(run)), info.config.filter.confidence
+    if not info.paths("audit"):
+        scores = set_scores(lambda: run, rules, name_of)
+        right, wrong = _planted_ranks(info, scores.ranks, rules, name_of, real, score)
+        return estimated_promise(of, scores, right, wrong, wanted)
+    drawn_count = run.info.config.filter.draw_audit
+    if drawn_count is None:
+        raise DataError(
+            f"--audit: {run.path} drew no audit",
+            hint="draw one with: rsgen filter RUN --draw-audit 200 --out OUT",
+        )
+    drawn = draw_audit(run, name_of, drawn_count, run.info.seed)
+    audit = read_audit(info.paths("audit")[0], of, drawn)
+    places = frozenset((row.sample, row.instance) for row in audit)
+    scores = set_scores(lambda: run, rules, name_of, places)
+    return learned_promise(of, scores, audit, wanted, confidence)
+
+
+def _planted_ranks(
+    info: RunInfo,
+    ranks: Ranks,
+    rules: Sequence[str],
+    name_of: NameOf,
+    real: Callable[[], Sequence[Sample]],
+    score: ScoreReal,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of real labels as they are, and as faults make them."""
+    samples = [without_verdict(sample) for sample in real()[:MOST_PLANTED]]
+    names = sorted({n for classes in ranks.quantiles.values() for n in classes})
+    faulty = [
+        planted(s, names, np.random.default_rng(item_seed(info.seed, "filter/planted", s.id)))
+        for s in samples
+    ]
+
+    def found(some: Sequence[Sample]) -> np.ndarray:
+        return np.array(
+            [
+                ranks.of(instance, name_of(instance.label))
+                for item in score(some, rules)
+                for instance in item.sample.layout.instances
+                if is_thing(instance) and name_of(instance.label) in names
+            ]
+        )
+
+    return found(samples), found(faulty)
