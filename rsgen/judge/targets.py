@@ -34,6 +34,7 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float32]
 NEAR = 0.5  # cells whose Gaussian is above this learn the box too
+MOST_SAID = 2.0  # the weight of an object's cells together
 LEAST_SIDE_PX = 2.0
 LEAST_SPREAD_PX = 1.3
 SQUARE = 0.9  # sides of this ratio and above count as equal
@@ -256,15 +257,19 @@ def painted(
     # Each cell is the object's that is nearest; where two are equal, the smaller one's.
     own = spots.chosen(spots.bell >= NEAR)
     area = found.boxes[:, 2] * found.boxes[:, 3]
+    # A large object has hundreds of cells, a car three: none may outvote the others.
+    total = np.bincount(own.owner, weights=own.bell, minlength=len(found))
+    share = np.minimum(1, MOST_SAID / np.maximum(total, 1e-6)).astype(np.float32)
     own = own.chosen(np.lexsort((-area[own.owner], own.bell)))
+    weight = own.bell * share[own.owner]
     values, slender = _said(found)
     column, row = own.cell % width, own.cell // width
     boxes[0, own.cell] = found.boxes[own.owner, 0] / STRIDE - (column + 0.5)
     boxes[1, own.cell] = found.boxes[own.owner, 1] / STRIDE - (row + 0.5)
     boxes[2:, own.cell] = values[:, own.owner]
-    near[0, own.cell] = own.bell
-    near[1, own.cell] = own.bell * slender[own.owner] * found.turned[own.owner]
-    near[2, own.cell] = own.bell * found.headed[own.owner]
+    near[0, own.cell] = weight
+    near[1, own.cell] = weight * slender[own.owner] * found.turned[own.owner]
+    near[2, own.cell] = weight * found.headed[own.owner]
     near, boxes = near.reshape(3, height, width), boxes.reshape(8, height, width)
     stuff = ground.copy()
     if has_stuff:

@@ -276,3 +276,13 @@ def test_a_long_tank_keeps_its_long_side_through_any_move() -> None:
     for matrix in (QUARTER, MIRROR, similarity(1.0, 1.3, (0.0, 0.0), (32.0, 32.0))):
         row = move_objects(objects_of(layout, CLASSES), matrix, Canvas(64, 64), Canvas(64, 64))
         assert row.boxes[0, 2:4] == pytest.approx([24, 10], abs=1e-3)
+
+
+def test_a_large_object_does_not_outvote_a_small_one() -> None:
+    """Catches a ship of 200 px whose hundreds of cells drown the boats around it."""
+    layout = Layout(
+        256, 256, (turned("plane", 150, 128, 190, 60, 0.3), turned("tank", 20, 20, 10, 6, 0.0))
+    )
+    near = targets_of(layout, CLASSES, (), 2).near[0]
+    boat = near[:20, :20].sum()
+    assert 1 <= boat <= 2 and near.sum() - boat == pytest.approx(2, rel=0.02)
