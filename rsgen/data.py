@@ -6,13 +6,14 @@ distance. Everything random follows from (seed, item, view).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from rsgen.augment import Augmenter, AugmentSettings
+from rsgen.composition.labels import one_class, owners
 from rsgen.errors import DataError
 from rsgen.images import Pixels
 from rsgen.records import ClassTable, Layout, Sample, lost_share
@@ -20,7 +21,17 @@ from rsgen.shape_augment import turn_shapes
 from rsgen.splits import train_only
 from rsgen.store import SampleRun, item_seed
 
-__all__ = ["TrainingImages", "View", "automatic_views", "make_view", "median_object_px"]
+__all__ = [
+    "CategorySettings",
+    "TrainingImages",
+    "View",
+    "automatic_views",
+    "category_view",
+    "class_rarity",
+    "image_weights",
+    "make_view",
+    "median_object_px",
+]
 
 CACHE_BYTES = 2_000_000_000
 MOST_VIEWS = 16
@@ -175,6 +186,82 @@ def make_view(
     if settings.turned_shapes > 0:
         moved, layout = turn_shapes(moved, layout, images.classes, settings.turned_shapes, rng)
     return View(moved, layout, sample.prompt)
+
+
+@dataclass(frozen=True)
+class CategorySettings:
+    """Single-category views: the same pixels, the labels and the prompt of one class alone.
+
+    `weight` is how often each of them is drawn for once that the whole view is: with 1 an image
+    of K classes counts as K + 1 rows, as in EarthSynth-180K. Classes of which fewer than
+    `least_px` pixels are seen have none.
+    """
+
+    weight: float = 0.0
+    least_px: int = 16
+
+
+def category_view(
+    layout: Layout,
+    classes: ClassTable,
+    settings: CategorySettings,
+    rarity: Mapping[str, float],
+    rng: np.random.Generator,
+) -> tuple[Layout, str] | None:
+    """The labels of one drawn class and its name, or None: the whole view is meant.
+
+    Classes are drawn by their `rarity`. An image without labels, or of small ones alone, has
+    its whole view only.
+    """
+    seen = np.bincount(owners(layout, classes).ravel(), minlength=len(layout.instances) + 1)
+    pixels: dict[str, int] = {}
+    for instance, count in zip(layout.instances, seen[1:], strict=True):
+        name = classes.resolve(instance.label).name
+        pixels[name] = pixels.get(name, 0) + int(count)
+    names = [n for n in classes.names if pixels.get(n, 0) >= settings.least_px]
+    single = settings.weight * len(names)
+    if rng.random() >= single / (1 + single):
+        return None
+    shares = np.cumsum([rarity.get(name, 1.0) for name in names])
+    drawn = int(np.searchsorted(shares, rng.random() * shares[-1], side="right"))
+    name = names[min(drawn, len(names) - 1)]
+    return one_class(layout, classes, name), name
+
+
+def class_rarity(
+    samples: Sequence[Sample], classes: ClassTable, balance: float
+) -> dict[str, float]:
+    """(images of the most common class / images of a class) ** balance, by class, at least 1.
+
+    Only classes that some image shows. With 0 all are 1; 0.5 goes by the square root, as
+    repeat-factor sampling does (Gupta et al. 2019, "LVIS", section 4.1); 1 evens out wholly.
+    """
+    counts: dict[str, int] = {}
+    for sample in samples:
+        for name in {classes.resolve(i.label).name for i in sample.layout.instances}:
+            counts[name] = counts.get(name, 0) + 1
+    most = max(counts.values(), default=1)
+    return {name: (most / counts[name]) ** balance for name in classes.names if name in counts}
+
+
+def image_weights(
+    samples: Sequence[Sample], classes: ClassTable, rarity: Mapping[str, float]
+) -> npt.NDArray[np.float64]:
+    """How often each image is drawn, relative: as its rarest class asks, 1 without labels; [N].
+
+    Source: Gupta et al. 2019, "LVIS", section 4.1 (the image's factor is its greatest class
+    factor); differs in: images are drawn in proportion instead of repeated.
+    """
+    return np.array(
+        [
+            max(
+                (rarity[classes.resolve(i.label).name] for i in sample.layout.instances),
+                default=1.0,
+            )
+            for sample in samples
+        ],
+        dtype=np.float64,
+    )
 
 
 def focus_point(

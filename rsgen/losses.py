@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,21 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from rsgen.composition.labels import owners
 from rsgen.errors import UsageError
 from rsgen.records import ClassTable, Layout
 
 __all__ = [
     "clean_from",
+    "foreground_cells",
     "gradient_difference",
     "kl_to_normal",
     "level_weights",
+    "local_error",
     "min_snr_weight",
     "object_weights",
     "prediction_target",
+    "painting_error",
     "ramp",
     "weighted_error",
 ]
@@ -70,6 +75,42 @@ def weighted_error(prediction: Tensor, target: Tensor, weights: Tensor) -> Tenso
     kind = torch.promote_types(prediction.dtype, torch.float32)
     error = functional.mse_loss(prediction.to(kind), target.to(kind), reduction="none")
     return (error * weights).mean(dim=(1, 2, 3))
+
+
+def foreground_cells(
+    layout: Layout, classes: ClassTable, factor: int, stuff: bool = False
+) -> npt.NDArray[np.float32]:
+    """1 where a cell of factor x factor pixels holds any foreground, else 0; float32 [h, w].
+
+    Foreground is what is seen of things, with `stuff` of all labels. Objects smaller than a
+    cell stay: nearest or mean resizing would lose them.
+    """
+    counted = [False, *(stuff or not classes.is_stuff(i.label) for i in layout.instances)]
+    plane = np.array(counted, dtype=bool)[owners(layout, classes)]
+    height, width = layout.height // factor, layout.width // factor
+    cells = plane[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    return np.asarray(cells.any(axis=(1, 3)), dtype=np.float32)
+
+
+def local_error(prediction: Tensor, target: Tensor, foreground: Tensor) -> Tensor:
+    """Mean squared error over the foreground cells [N, 1, h, w] of each sample alone, [N].
+
+    0 for a sample without foreground. A large and a small foreground count the same.
+    """
+    kind = torch.promote_types(prediction.dtype, torch.float32)
+    error = functional.mse_loss(prediction.to(kind), target.to(kind), reduction="none")
+    values = prediction.shape[1] * foreground.sum(dim=(1, 2, 3))
+    return (error * foreground).sum(dim=(1, 2, 3)) / values.clamp(min=1)
+
+
+def painting_error(
+    prediction: Tensor, target: Tensor, batch: Mapping[str, Tensor], local_weight: float
+) -> Tensor:
+    """The error over the image plus `local_weight` times that over the foreground, [N]."""
+    error = weighted_error(prediction, target, batch["weights"])
+    if local_weight > 0:
+        error = error + local_weight * local_error(prediction, target, batch["foreground"])
+    return error
 
 
 def prediction_target(schedule: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

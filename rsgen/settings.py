@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "BuildMaskPoolConfig",
     "ClassEntry",
+    "CompositionConfig",
     "Config",
     "EvaluateConfig",
     "ExecutionConfig",
@@ -156,6 +157,39 @@ class BuildMaskPoolConfig(Section):
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
+class CompositionConfig(Section):
+    """Bounds and rates of `train.batch: cf-comp`: a reconstruction, no value is the paper's."""
+
+    rate: Rate = Field(0.5, description="composites a real sample, at most (rho)")
+    replace: bool = Field(
+        False, description="composites take the place of their base instead of joining the batch"
+    )
+    group: Annotated[int, Field(ge=2, le=256)] | Literal["auto"] = Field(
+        "auto",
+        description="samples among which partners are sought, of one or more batches (auto: a "
+        "batch, at least 8)",
+    )
+    class_pairs: Literal["shared", "seen"] | tuple[str, ...] = Field(
+        "shared",
+        description="whose objects are exchanged: shared classes; seen: also classes that stand "
+        "in one training image together; or a list as [ship+harbor]",
+    )
+    max_overlap: Rate = Field(0.05, description="layout: greatest IoU of the two foregrounds")
+    foreground: tuple[Rate, Rate] = Field(
+        (0.002, 0.9), description="layout: least and greatest share of both foregrounds together"
+    )
+    max_radiometry: Rate = Field(
+        0.15, description="pixel: greatest difference of the channels' means and deviations"
+    )
+    max_scale: float = Field(1.25, ge=1, description="pixel: greatest ratio of metres a pixel")
+    weights: tuple[
+        Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]
+    ] = Field((1.0, 1.0, 1.0), description="of semantic, layout and pixel when pairs are ranked")
+    feather_px: float = Field(
+        0.0, ge=0, le=8, description="blur of the pasted pixels' border, never of labels (sigma)"
+    )
+
+
 class TrainConfig(Section):
     """Fine-tune or train a diffusion model on samples."""
 
@@ -176,7 +210,33 @@ class TrainConfig(Section):
     recon_augment: bool = Field(
         False, description="of-diff: learn from re-noised reconstructions too, after a third"
     )
-    batch: Literal["plain"] = Field("plain", description="batch composition")
+    batch: Literal["plain", "cf-comp"] = Field(
+        "plain",
+        description="batch composition (cf-comp: images that exchange objects join the real ones)",
+    )
+    cf_comp: CompositionConfig = CompositionConfig()
+    local_loss: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="weight of the loss over the foreground alone, beside that over the image "
+        "(auto: 1 with cf-comp, else 0)",
+    )
+    foreground: Literal["things", "all"] = Field(
+        "things", description="foreground of local_loss and cf-comp (all: stuff classes too)"
+    )
+    category_weight: float = Field(
+        0.0,
+        ge=0,
+        description="single-category views: how often each is drawn, relative to the whole view "
+        "(1: as EarthSynth-180K's rows; 0: none)",
+    )
+    category_min_px: int = Field(
+        16, ge=1, description="least pixels of a class that has a single-category view"
+    )
+    class_balance: Rate = Field(
+        0.0,
+        description="rare classes are drawn more often: 0 as they are, 0.5 by the square root, "
+        "1 evened out",
+    )
     max_steps: int | Literal["auto"] = Field(
         "auto", description="optimiser steps (auto: by epochs, or by the size of the set)"
     )

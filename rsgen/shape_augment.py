@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgen.augment import BoolImage, move_instance, warp_mask
+from rsgen.composition.labels import STAND_IN
 from rsgen.geometry import (
     Affine,
     apply_affine,
@@ -39,7 +40,6 @@ MOST_SHADOW = 16  # pixels
 RING = 3  # width of the ground that is compared around it
 GRID = 11  # places a side that ground is looked for to fill a hole with
 GROUND = 0.02  # a ring of stuff may differ by this share and still be one ground
-STAND_IN = "box"  # origin of masks that are not the object's own shape
 
 
 def turn_shapes(

@@ -6,15 +6,13 @@ will cost, optimise, look at the result, save a folder that diffusers opens.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from rsgen.augment import AugmentSettings
 from rsgen.condition import ConditionEncoding, encode
-from rsgen.data import TrainingImages, automatic_views
+from rsgen.data import CategorySettings, TrainingImages
 from rsgen.devices import device_name
 from rsgen.errors import UsageError
 from rsgen.models.base import ModelRef, model_folder, model_hash
@@ -26,6 +24,12 @@ from rsgen.request import Plan
 from rsgen.runs import Job, check_request
 from rsgen.store import SampleRun, input_ref, open_samples, run_folder
 from rsgen.training.autoencoder import AutoencoderObjective, latent_scale
+from rsgen.training.composites import (
+    check_partners,
+    composite_settings,
+    draw_composites,
+    most_composites,
+)
 from rsgen.training.diffusion import DiffusionObjective
 from rsgen.training.distillation import DistillationObjective, DistillationSettings
 from rsgen.training.latents import LatentViews
@@ -41,6 +45,7 @@ from rsgen.training.plan import (
 )
 from rsgen.training.session import default_threads, open_training
 from rsgen.training.setup import (
+    check_batch,
     check_method,
     choose_weights,
     make_accelerator,
@@ -50,9 +55,11 @@ from rsgen.training.setup import (
     prepare_controlnet,
 )
 from rsgen.training.task import (
+    COMPOSITES,
     Session,
     commit_model,
     describe,
+    latent_views,
     model_card,
     optimise,
     validation_samples,
@@ -73,12 +80,14 @@ def train(job: Job) -> RunSummary:
     silence_libraries()
     settings = job.config.train
     check_method(settings)
+    check_batch(settings)
     source = _only_run(job)
     device = device_name(job.config.execution.device)
     dtype = number_type(job.config.execution.dtype, device)
     batch_size = job.config.execution.batch_size or BATCH_SIZE
     base, hashes = _base_of(job)
     images = TrainingImages.from_runs([source], source.classes, settings.max_lost_labels)
+    check_partners(images, settings)
     steps = settings.max_steps
     if steps == "auto":
         steps = automatic_steps(len(images), batch_size * settings.accumulate, settings.epochs)
@@ -239,9 +248,10 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
     learn_text = settings.learn_text
     if learn_text is None:
         learn_text = settings.task == "base" and settings.from_scratch
+    share = session.batch_size // session.accelerator.num_processes
     shape = StepShape(
         settings.method,
-        session.batch_size // session.accelerator.num_processes,
+        share + most_composites(settings, session.batch_size, share),
         session.size,
         "fp32" if device == "cpu" else dtype,
         settings.gradient_checkpointing,
@@ -262,7 +272,7 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
         seed=session.seed,
     )
     place_weights(model, device, dtype, settings.gradient_checkpointing)
-    views = _latent_views(session)
+    views = latent_views(session)
     views.fill(
         session.accelerator,
         session.state_folder / "latents.safetensors",
@@ -270,6 +280,9 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
         session.run.check_stop,
     )
     objective = _diffusion_objective(session, views, encoding)
+    composites = objective.pairs.composites
+    if composites is not None and session.accelerator.is_main_process:
+        draw_composites(composites, session.run.path / COMPOSITES)
     validator = Validator(
         model,
         session.source,
@@ -290,37 +303,10 @@ def _train_diffusion(session: Session, device: str, dtype: str) -> RunSummary:
     facts: dict[str, str | float] = {"unet": unet_mode, "lr": session.lr}
     if two_branches:
         facts["method"] = settings.method
+    if settings.batch == "cf-comp":
+        facts["batch"] = "cf-comp (reconstruction)"
     card = model_card(session, encoding, settings.task, facts)
     return commit_model(session, objective, result, card, look, lora=unet_mode == "lora")
-
-
-def _latent_views(session: Session) -> LatentViews:
-    settings = session.settings
-    count = settings.views
-    if count == "auto":
-        changes = settings.augment or settings.shape_augment > 0
-        count = automatic_views(session.images.samples, session.size, changes)
-    augment = AugmentSettings(flips=False)
-    if settings.augment:
-        augment = AugmentSettings(
-            True, settings.rotate_degrees, settings.scale_range, settings.photometry
-        )
-    augment = replace(augment, turned_shapes=settings.shape_augment)
-    if settings.shape_augment > 0 and count == 1:
-        session.run.reporter.note(
-            f"train.shape_augment turns nothing in images of {session.size} px, whose one view "
-            "is the image itself: use -s train.views=2 or more, or 0",
-            "warning",
-        )
-    return LatentViews(
-        session.images,
-        session.model.vae,
-        size=session.size,
-        seed=session.seed,
-        views=count,
-        settings=augment,
-        with_pixels=settings.method == "of-diff",
-    )
 
 
 def _diffusion_objective(
@@ -333,6 +319,12 @@ def _diffusion_objective(
         by_velocity = schedule.config.prediction_type == "v_prediction"
         timesteps = "logit-normal" if by_velocity else "uniform"
     pixels = (session.size, session.size)
+    local = settings.local_loss
+    if local == "auto":
+        local = 1.0 if settings.batch == "cf-comp" else 0.0
+    categories = None
+    if settings.category_weight > 0:
+        categories = CategorySettings(settings.category_weight, settings.category_min_px)
 
     def encoded(layout: Layout) -> np.ndarray:
         assert encoding is not None
@@ -349,6 +341,17 @@ def _diffusion_objective(
             settings.object_weight,
             timesteps,
             own_prompts=settings.prompt is None,
+            with_images=settings.method == "of-diff",
+            foreground=settings.foreground if local > 0 else None,
+            categories=categories,
+            class_balance=settings.class_balance,
+            composites=composite_settings(
+                settings,
+                session.images.samples,
+                classes,
+                seed=session.seed,
+                batch_size=session.batch_size,
+            ),
         ),
         tokenize=model.tokens,
         prompt=lambda layout: make_prompt(layout, classes, template=session.prompt),
@@ -363,6 +366,7 @@ def _diffusion_objective(
             controlnet=model.controlnet,
             noise_schedule=schedule,
             snr_gamma=settings.snr_gamma,
+            local_weight=local,
         )
     assert model.controlnet is not None
     return DistillationObjective(
@@ -373,6 +377,7 @@ def _diffusion_objective(
             settings.distil_weight,
             settings.recon_augment,
             settings.snr_gamma,
+            local,
         ),
         unet=model.unet,
         text_encoder=model.text_encoder,

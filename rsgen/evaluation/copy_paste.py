@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from rsgen.augment import move_instance
+from rsgen.composition.labels import STAND_IN
+from rsgen.composition.paste import blend, same_scale, soft_edge
 from rsgen.geometry import Affine
 from rsgen.images import Pixels
 from rsgen.mask import Mask
@@ -26,7 +27,6 @@ __all__ = ["CopyPaste", "Pasted", "can_paste", "paint"]
 
 SOFT_PX = 0.8  # sigma of the blurred border: a hard cut would mark every pasted object
 TRIES = 20
-MOST_SCALE = 1.25  # of metres a pixel between two images that exchange objects
 LEAST_AREA = 12  # pixels; less than that is no shape
 
 
@@ -54,7 +54,7 @@ def can_paste(instance: Instance, layout: Layout, classes: ClassTable) -> bool:
     """Whether its mask shows a whole object: no stuff, nothing cut by the image's edge, and no
     filled box, which would paste the ground around the object too."""
     mask = instance.mask
-    if mask is None or classes.is_stuff(instance.label) or instance.origin == "box":
+    if mask is None or classes.is_stuff(instance.label) or instance.origin == STAND_IN:
         return False
     whole = (
         mask.x0 > 0
@@ -87,7 +87,7 @@ class CopyPaste:
         """Image `number`: a train image with objects of another one, as many as a draw gives."""
         rng = np.random.default_rng(item_seed(self._seed, "copy-paste", str(number)))
         base = self._samples[number % len(self._samples)]
-        donors = [d for d in self._donors if _same_scale(d[0].layout, base.layout)]
+        donors = [d for d in self._donors if same_scale(d[0].layout, base.layout)]
         layout, places = base.layout, list[_Place]()
         if not donors:
             return Pasted(replace(base, id=f"{base.id}+{number}"), base, ())
@@ -111,13 +111,6 @@ def paint(pasted: Pasted, read: Callable[[Sample], Pixels]) -> Pixels:
     for place in pasted.places:
         _blend(image, place, read(place.donor))
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def _same_scale(one: Layout, other: Layout) -> bool:
-    """Whether an object of one image has a likely size in the other."""
-    if one.gsd_m is None or other.gsd_m is None:
-        return True
-    return 1 / MOST_SCALE <= one.gsd_m / other.gsd_m <= MOST_SCALE
 
 
 def _covered(layout: Layout, classes: ClassTable) -> npt.NDArray[np.bool_]:
@@ -189,8 +182,7 @@ def _blend(image: npt.NDArray[np.float32], place: _Place, donor: Pixels) -> None
         source.y0 : source.y0 + source.height + 2 * reach,
         source.x0 : source.x0 + source.width + 2 * reach,
     ]
-    alpha = np.pad(source.crop().astype(np.float32), reach)
-    alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), SOFT_PX), dtype=np.float32)
+    alpha = soft_edge(np.pad(source.crop(), reach), SOFT_PX)
     window, alpha = np.rot90(window, place.turns), np.rot90(alpha, place.turns)
     if place.mirror:
         window, alpha = window[:, ::-1], alpha[:, ::-1]
@@ -199,5 +191,4 @@ def _blend(image: npt.NDArray[np.float32], place: _Place, donor: Pixels) -> None
     top, left = max(0, -y), max(0, -x)
     bottom, right = min(rows, image.shape[0] - y), min(columns, image.shape[1] - x)
     part = image[y + top : y + bottom, x + left : x + right]
-    weight = alpha[top:bottom, left:right, None]
-    part += weight * (window[top:bottom, left:right] - part)
+    blend(part, window[top:bottom, left:right], alpha[top:bottom, left:right])

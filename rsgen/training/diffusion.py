@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsgen.losses import level_weights, prediction_target, weighted_error
+from rsgen.losses import level_weights, painting_error, prediction_target
 from rsgen.training.pairs import TrainingPairs
+from rsgen.training.tally import Tally
 
 __all__ = ["DiffusionObjective"]
 
 
 class DiffusionLoss(nn.Module):
-    """Batch -> float [N]: weighted error of the predicted noise or velocity."""
+    """Batch -> float [N]: weighted error of the predicted noise or velocity, and the local one."""
 
     def __init__(
         self,
@@ -24,10 +25,12 @@ class DiffusionLoss(nn.Module):
         controlnet: nn.Module | None,
         noise_schedule: Any,
         snr_gamma: float | None,
+        local_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
         self.noise_schedule, self.snr_gamma = noise_schedule, snr_gamma
+        self.local_weight = local_weight
         self.learns_text = any(p.requires_grad for p in text_encoder.parameters())
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -50,7 +53,7 @@ class DiffusionLoss(nn.Module):
             return_dict=False,
         )[0]
         target = prediction_target(schedule, latents, noise, steps)
-        loss = weighted_error(prediction, target, batch["weights"])
+        loss = painting_error(prediction, target, batch, self.local_weight)
         return loss * level_weights(schedule, steps, self.snr_gamma, loss.dtype)
 
 
@@ -66,9 +69,16 @@ class DiffusionObjective:
         controlnet: nn.Module | None,
         noise_schedule: Any,
         snr_gamma: float | None,
+        local_weight: float = 0.0,
     ) -> None:
         self.pairs = pairs
-        self.module = DiffusionLoss(unet, text_encoder, controlnet, noise_schedule, snr_gamma)
+        self.module = DiffusionLoss(
+            unet, text_encoder, controlnet, noise_schedule, snr_gamma, local_weight
+        )
+
+    @property
+    def tally(self) -> Tally | None:
+        return self.pairs.tally
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsgen.losses import clean_from, level_weights, prediction_target, ramp, weighted_error
+from rsgen.losses import clean_from, level_weights, painting_error, prediction_target, ramp
 from rsgen.models.base import Residuals
 from rsgen.models.image_hint import IMAGE_CHANNELS
 from rsgen.models.unet_parts import check_unet, decode_up, decoder_parts, encode_down, held
 from rsgen.training.pairs import TrainingPairs
+from rsgen.training.tally import Tally
 
 __all__ = [
     "DistillationLosses",
@@ -50,6 +51,7 @@ class DistillationSettings:
     weight: float
     reconstruct: bool
     snr_gamma: float | None
+    local_weight: float = 0.0  # of the error on the foreground, in every term
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -134,7 +136,7 @@ class DistillationLosses(nn.Module):
         return Residuals(tuple(down), middle)
 
     def _error(self, prediction: Tensor, target: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        error = weighted_error(prediction, target, batch["weights"])
+        error = painting_error(prediction, target, batch, self.settings.local_weight)
         gamma = self.settings.snr_gamma
         return error * level_weights(self.noise_schedule, batch["timesteps"], gamma, error.dtype)
 
@@ -153,7 +155,8 @@ class DistillationLosses(nn.Module):
         due = (batch["timesteps"] <= last) & (batch["kept"] > 0)
         if not bool(due.any()):
             return None
-        part = {name: batch[name][due] for name in ("noise", "timesteps", "condition", "weights")}
+        names = {"noise", "timesteps", "condition", "weights", "foreground"} & batch.keys()
+        part = {name: batch[name][due] for name in names}
         noise, steps, text = part["noise"], part["timesteps"], text[due]
         clean = clean_from(schedule, noisy[due], guide[due].to(noisy.dtype), steps)
         again = schedule.add_noise(clean, noise, steps)
@@ -191,6 +194,10 @@ class DistillationObjective:
         check_unet(unet)
         self.pairs, self.settings = pairs, settings
         self.module = DistillationLosses(unet, text_encoder, controlnet, noise_schedule, settings)
+
+    @property
+    def tally(self) -> Tally | None:
+        return self.pairs.tally
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.module.named_parameters() if p.requires_grad}

@@ -137,6 +137,23 @@ class LatentViews:
             return [self._kept[key] for key in kept]
         return [self._with_pixels(key) for key in kept]
 
+    def look(self, keys: list[tuple[int, int]]) -> list[View]:
+        """The same views without their latents: pixels, layouts and prompts."""
+        found = []
+        for item, number in keys:
+            key = (item, number % self.views if self.views else number)
+            kept = self._kept.get(key)
+            if kept is None or kept.pixels is None:
+                found.append(self._make(*key))
+            else:
+                found.append(View(kept.pixels, kept.layout, kept.prompt))
+        return found
+
+    def encode(self, images: Pixels) -> npt.NDArray[np.float32]:
+        """uint8 [N, H, W, 3] -> scaled latents float32 [N, C, h, w], kept nowhere."""
+        # networks may answer in channels-last order, in which later sums round differently
+        return np.ascontiguousarray(encode_pixels(self.vae, images).numpy(), dtype=np.float32)
+
     def _with_pixels(self, key: tuple[int, int]) -> LatentView:
         view = self._kept[key]
         if view.pixels is not None:
@@ -161,6 +178,4 @@ class LatentViews:
         ]
 
     def _latents(self, views: list[View]) -> npt.NDArray[np.float32]:
-        images = np.stack([view.image for view in views])
-        # networks may answer in channels-last order, in which later sums round differently
-        return np.ascontiguousarray(encode_pixels(self.vae, images).numpy(), dtype=np.float32)
+        return self.encode(np.stack([view.image for view in views]))

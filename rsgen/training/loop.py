@@ -22,12 +22,14 @@ from rsgen.reporting import Reporter
 from rsgen.request import item_seed
 from rsgen.training.session import stop_together
 from rsgen.training.state import TrainingState, latest_state, load_state, save_state
+from rsgen.training.tally import Tally
 
 __all__ = [
     "FitResult",
     "LoopSettings",
     "Objective",
     "SeveralLosses",
+    "Tallied",
     "averaged",
     "fit",
     "learning_rate",
@@ -61,6 +63,15 @@ class SeveralLosses(Protocol):
 
     def parts(self) -> Mapping[str, Tensor]:
         """Mean of each part of the loss since the last call, for the log."""
+
+
+@runtime_checkable
+class Tallied(Protocol):
+    """An objective that counts what its batches are made of."""
+
+    @property
+    def tally(self) -> Tally | None:
+        """The counts of this process; None where there is nothing to count."""
 
 
 def losses_of(
@@ -168,6 +179,9 @@ def fit(
         objective.parts()  # of the pass that was timed
     else:
         module, prepared = accelerator.prepare(objective.module, optimizer)
+    tally = objective.tally if isinstance(objective, Tallied) else None
+    if tally is not None:
+        tally.forget()  # of the pass that was timed
     session = _Session(named, optimizer, average, accelerator, state_folder)
     session.restore()
     session.save()
@@ -198,6 +212,9 @@ def fit(
             if isinstance(objective, SeveralLosses):
                 for name, part in objective.parts().items():
                     reporter.metric(name, float(accelerator.reduce(part, "mean")), session.step)
+            if tally is not None:
+                counts = accelerator.reduce(tally.take().to(accelerator.device), "sum").cpu()
+                tally.tell(counts, session.step, session.step == settings.max_steps, reporter)
         if session.step % settings.checkpoint_every == 0:
             session.save()
         if on_validate is not None and _due(settings, session.step):

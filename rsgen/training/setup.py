@@ -25,6 +25,7 @@ from rsgen.settings import TrainConfig
 
 __all__ = [
     "card_encoding",
+    "check_batch",
     "check_method",
     "choose_weights",
     "make_accelerator",
@@ -57,6 +58,25 @@ def make_accelerator(device: str, dtype: str) -> Accelerator:
     # an earlier training of this process may have had another number type
     AcceleratorState._reset_state()
     return Accelerator(cpu=device == "cpu", mixed_precision="no" if dtype == "fp32" else dtype)
+
+
+def check_batch(settings: TrainConfig) -> None:
+    """Raise UsageError where what a batch is made of and another setting exclude each other."""
+    fields = type(settings).model_fields
+    if settings.batch == "plain" and settings.cf_comp != fields["cf_comp"].default:
+        raise UsageError(
+            "train.cf_comp belongs to train.batch=cf-comp",
+            hint="add -s train.batch=cf-comp, or leave train.cf_comp out",
+        )
+    if settings.task != "autoencoder":
+        return
+    for name in ("batch", "local_loss", "category_weight", "class_balance"):
+        value = getattr(settings, name)
+        if value != fields[name].default:
+            raise UsageError(
+                f"train.{name}={value} is about labels, and train.task=autoencoder learns without",
+                hint=f"leave train.{name} out",
+            )
 
 
 def check_method(settings: TrainConfig) -> None:

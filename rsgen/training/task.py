@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 
+from rsgen.augment import AugmentSettings
 from rsgen.condition import ConditionEncoding
-from rsgen.data import TrainingImages, median_object_px
+from rsgen.data import TrainingImages, automatic_views, median_object_px
 from rsgen.errors import GateMissed
 from rsgen.models.base import ModelCard
 from rsgen.models.image_hint import drop_image_slice
@@ -25,14 +26,25 @@ from rsgen.sensor import SensorNoise
 from rsgen.settings import TrainConfig
 from rsgen.store import SampleRun
 from rsgen.training.curves import write_loss_curve
+from rsgen.training.latents import LatentViews
 from rsgen.training.loop import FitResult, LoopSettings, Objective, fit
 from rsgen.training.plan import measure
 from rsgen.training.result import write_checkpoint
 from rsgen.training.setup import merge_lora
 
-__all__ = ["Session", "commit_model", "describe", "model_card", "optimise", "validation_samples"]
+__all__ = [
+    "COMPOSITES",
+    "Session",
+    "commit_model",
+    "describe",
+    "latent_views",
+    "model_card",
+    "optimise",
+    "validation_samples",
+]
 
 NOISE_IMAGES = 64
+COMPOSITES = "composites.png"
 
 
 @dataclass
@@ -58,8 +70,8 @@ class Session:
     @property
     def prompt(self) -> str:
         """The template of prompts; empty: the model learns without captions."""
-        asked = self.settings.prompt
-        return DEFAULT_TEMPLATE if asked is None else asked.strip()
+        asked = DEFAULT_TEMPLATE if self.settings.prompt is None else self.settings.prompt
+        return asked.strip() if self.settings.caption_dropout < 1 else ""
 
     @property
     def state_folder(self) -> Path:
@@ -123,8 +135,10 @@ def _describe_prompts(session: Session) -> None:
     if session.settings.task == "autoencoder":
         return
     if not session.prompt:
-        note("trained without captions (train.prompt is empty): words will mean nothing to it")
+        note("trained without captions: words will mean nothing to it")
         return
+    own = " where a sample has none of its own" if session.settings.prompt is None else ""
+    note(f"prompts: {session.prompt!r}{own}")
     vocabulary = session.model.vocabulary
     words = () if vocabulary is None else unknown_words(text, vocabulary)
     if words:
@@ -152,6 +166,36 @@ def validation_samples(session: Session) -> list[Sample]:
     chosen = [s for s in chosen if s.layout.instances] or chosen
     places = np.linspace(0, len(chosen) - 1, min(count, len(chosen)), dtype=int)
     return [chosen[int(k)] for k in places]
+
+
+def latent_views(session: Session) -> LatentViews:
+    """The augmented views of the training images, as the settings ask for them."""
+    settings = session.settings
+    count = settings.views
+    if count == "auto":
+        changes = settings.augment or settings.shape_augment > 0
+        count = automatic_views(session.images.samples, session.size, changes)
+    augment = AugmentSettings(flips=False)
+    if settings.augment:
+        augment = AugmentSettings(
+            True, settings.rotate_degrees, settings.scale_range, settings.photometry
+        )
+    augment = replace(augment, turned_shapes=settings.shape_augment)
+    if settings.shape_augment > 0 and count == 1:
+        session.run.reporter.note(
+            f"train.shape_augment turns nothing in images of {session.size} px, whose one view "
+            "is the image itself: use -s train.views=2 or more, or 0",
+            "warning",
+        )
+    return LatentViews(
+        session.images,
+        session.model.vae,
+        size=session.size,
+        seed=session.seed,
+        views=count,
+        settings=augment,
+        with_pixels=settings.method == "of-diff" or settings.batch == "cf-comp",
+    )
 
 
 def optimise(session: Session, objective: Objective, look: Callable[[int], float]) -> FitResult:
@@ -253,6 +297,8 @@ def commit_model(
     grid = run.path / "validation" / f"step-{session.steps:06d}.png"
     if grid.is_file():
         artifacts["validation"] = grid
+    if (run.path / COMPOSITES).is_file():
+        artifacts["composites"] = run.path / COMPOSITES
     session.accelerator.wait_for_everyone()
     recent = result.history[-50:]
     return run.commit(

@@ -40,7 +40,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("execution",),
     ("raster", "detections"),
     ("matching",),
-    ("formats", "condition", "prompts"),
+    ("formats", "condition", "prompts", "composition"),
     ("pool",),
     ("layout",),
     ("scenes",),
