@@ -99,11 +99,14 @@ def test_training_without_captions(tmp_path: Path, run: Path, base: Path) -> Non
     heard = Notes()
     empty = train(job(tmp_path / "a", run, base, heard, **keys, **{"train.prompt": ""}))
     dropped = train(job(tmp_path / "b", run, base, **keys, **{"train.caption_dropout": 1.0}))
-    named = train(job(tmp_path / "c", run, base, **keys))
+    told = Notes()
+    named = train(job(tmp_path / "c", run, base, told, **keys))
     assert history(empty) == history(dropped) != history(named)
     assert any("without captions" in text for text in heard.texts)
+    # a shell makes train.prompt="" an empty value, which means the default: it has to be seen
+    assert any(f"prompts: {DEFAULT_TEMPLATE!r}" in text for text in told.texts)
     cards = [read_card(tmp_path / k / "model") for k in ("a", "b", "c")]
-    assert [c and c.prompt for c in cards] == ["", DEFAULT_TEMPLATE, DEFAULT_TEMPLATE]
+    assert [c and c.prompt for c in cards] == ["", "", DEFAULT_TEMPLATE]
     readme = (tmp_path / "a" / "model" / "README.md").read_text(encoding="utf-8")
     assert "guidance_scale=1,\n" in readme and "    '',\n" in readme
 
