@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
 
+from rsgen.augment import AugmentSettings
 from rsgen.condition import ConditionEncoding
-from rsgen.data import TrainingImages, median_object_px
+from rsgen.data import TrainingImages, automatic_views, median_object_px
 from rsgen.errors import GateMissed
 from rsgen.models.base import ModelCard
 from rsgen.models.image_hint import drop_image_slice
@@ -25,14 +26,25 @@ from rsgen.sensor import SensorNoise
 from rsgen.settings import TrainConfig
 from rsgen.store import SampleRun
 from rsgen.training.curves import write_loss_curve
+from rsgen.training.latents import LatentViews
 from rsgen.training.loop import FitResult, LoopSettings, Objective, fit
 from rsgen.training.plan import measure
 from rsgen.training.result import write_checkpoint
 from rsgen.training.setup import merge_lora
 
-__all__ = ["Session", "commit_model", "describe", "model_card", "optimise", "validation_samples"]
+__all__ = [
+    "COMPOSITES",
+    "Session",
+    "commit_model",
+    "describe",
+    "latent_views",
+    "model_card",
+    "optimise",
+    "validation_samples",
+]
 
 NOISE_IMAGES = 64
+COMPOSITES = "composites.png"
 
 
 @dataclass
@@ -156,6 +168,36 @@ def validation_samples(session: Session) -> list[Sample]:
     return [chosen[int(k)] for k in places]
 
 
+def latent_views(session: Session) -> LatentViews:
+    """The augmented views of the training images, as the settings ask for them."""
+    settings = session.settings
+    count = settings.views
+    if count == "auto":
+        changes = settings.augment or settings.shape_augment > 0
+        count = automatic_views(session.images.samples, session.size, changes)
+    augment = AugmentSettings(flips=False)
+    if settings.augment:
+        augment = AugmentSettings(
+            True, settings.rotate_degrees, settings.scale_range, settings.photometry
+        )
+    augment = replace(augment, turned_shapes=settings.shape_augment)
+    if settings.shape_augment > 0 and count == 1:
+        session.run.reporter.note(
+            f"train.shape_augment turns nothing in images of {session.size} px, whose one view "
+            "is the image itself: use -s train.views=2 or more, or 0",
+            "warning",
+        )
+    return LatentViews(
+        session.images,
+        session.model.vae,
+        size=session.size,
+        seed=session.seed,
+        views=count,
+        settings=augment,
+        with_pixels=settings.method == "of-diff" or settings.batch == "cf-comp",
+    )
+
+
 def optimise(session: Session, objective: Objective, look: Callable[[int], float]) -> FitResult:
     settings = session.loop_settings()
     estimate = measure(objective, session.accelerator, session.batch_size, settings.accumulate)
@@ -255,6 +297,8 @@ def commit_model(
     grid = run.path / "validation" / f"step-{session.steps:06d}.png"
     if grid.is_file():
         artifacts["validation"] = grid
+    if (run.path / COMPOSITES).is_file():
+        artifacts["composites"] = run.path / COMPOSITES
     session.accelerator.wait_for_everyone()
     recent = result.history[-50:]
     return run.commit(
