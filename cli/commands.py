@@ -355,11 +355,13 @@ COMMANDS: tuple[CommandSpec, ...] = (
                 _option("judge", Path, "--judge", "train-judge OUT; judge A looks for the objects"),
                 "judge",
             ),
+            (_option("clip", str, "--clip", "CLIP or kin, compares images with words"), "clip"),
             (_option("audit", Path, "--audit", "audit.csv with every verdict filled in"), "audit"),
         ],
         [
             O("--fail-under", "filter.fail_under", float),
             O("--rescore", "filter.rescore"),
+            O("--task", "filter.task"),
             O("--draw-audit", "filter.draw_audit", int),
             O("--min-label-precision", "filter.min_label_precision", float),
             O("--confidence", "filter.confidence", float),

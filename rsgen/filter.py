@@ -45,7 +45,7 @@ from rsgen.screening.finish import finish_filter
 from rsgen.screening.promise import GATE, Promise, gate
 from rsgen.screening.promising import make_promise
 from rsgen.screening.quotas import objects_of, within_quotas
-from rsgen.screening.thresholds import Thresholds
+from rsgen.screening.thresholds import Thresholds, score_quantiles
 from rsgen.store import SampleRun, open_samples, part_path, read_part
 from rsgen.tables import samples_from_table
 
@@ -80,8 +80,14 @@ class FilterStage:
         if self._info.paths("audit") or self._settings.min_label_precision is not None:
             check_promise(self._info, self._run)
         for rule in self._rules:
+            scorer = self._scorer(rule)
+            if getattr(scorer, "only_real", False) and not self._info.paths("real"):
+                raise UsageError(
+                    f"filter rule {rule.name}: compares with real images, and there are none",
+                    hint="add --real RUN",
+                )
             # `check` is a number of novelty-hash: only a method is asked.
-            check = getattr(self._scorer(rule), "check", None)
+            check = getattr(scorer, "check", None)
             if self._settings.rescore == "all" and callable(check):
                 check()
 
@@ -175,6 +181,8 @@ class FilterStage:
     def _resolve_thresholds(self) -> Thresholds:
         count = 0 if self._real is None else len(self._real)
         asked = [rule for rule in self._rules if rule.quantile is not None]
+        if self._settings.rescore == "all":  # the others' scores of real images are shown
+            asked += [r for r in self._rules if r.quantile is None and r.name not in self._novelty]
         scores: dict[str, dict[str, list[float]]] = {rule.name: {} for rule in asked}
         plain = {r.name: self._scorers[r.name] for r in asked if r.name not in self._novelty}
         failed: set[str] = set()
@@ -192,7 +200,8 @@ class FilterStage:
                     for label, score in self._values(item.sample, name):
                         scores[name].setdefault(label, []).append(score)
         bounds = {rule.name: rule.bound(scores.get(rule.name)) for rule in self._rules}
-        return Thresholds(bounds, count, tuple(sorted(failed)), self._new_promise())
+        shown = {name: score_quantiles(found) for name, found in scores.items() if found}
+        return Thresholds(bounds, count, tuple(sorted(failed)), self._new_promise(), shown)
 
     def _new_promise(self) -> Promise | None:
         """What min_label_precision makes of an audit, or of faults planted on real labels."""
@@ -325,7 +334,8 @@ class FilterStage:
 
             earlier.append(stored_or_made(self._signatures, names, _range_key(a, b), make))
         for name, scorer in self._novelty.items():
-            others = [found[name] for found in [real, *earlier] if name in found]
+            before = [] if getattr(scorer, "only_real", False) else earlier
+            others = [found[name] for found in [real, *before] if name in found]
             compare(scored, name, scorer, others)
 
     def _shards_before(self, start: int) -> list[tuple[int, int]]:

@@ -64,8 +64,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "novelty-hash": "rsgen.scorers.novelty:HashNovelty",
         "novelty-latent": "rsgen.scorers.novelty:LatentNovelty",
         "novelty": "rsgen.scorers.novelty:Novelty",
+        "likeness": "rsgen.scorers.novelty:Likeness",
         "judge": "rsgen.scorers.detection:JudgeObjects",
         "judge-image": "rsgen.scorers.detection:JudgeImage",
+        "class-presence": "rsgen.scorers.detection:ClassPresence",
+        "extra-objects": "rsgen.scorers.detection:ExtraObjects",
+        "clip": "rsgen.scorers.clip:ClipImage",
+        "clip-objects": "rsgen.scorers.clip:ClipObjects",
         "remask": "rsgen.scorers.remask:Remask",
     },
     "metrics": {

@@ -410,7 +410,10 @@ class FilterConfig(Section):
     """Scorers and rules -> verdicts."""
 
     rules: tuple[RuleConfig, ...] | None = Field(
-        None, description="scorer, bound and options of each rule (default: the model-free set)"
+        None, description="scorer, bound and options of each rule (default: by task and inputs)"
+    )
+    task: Literal["classification", "detection", "segmentation"] = Field(
+        "detection", description="what the labels are for: chooses the default rules"
     )
     quotas: dict[str, Annotated[int, Field(ge=0)]] = Field(
         default_factory=dict,

@@ -81,6 +81,10 @@ class FinishedRun:
     def samples(self) -> Iterator[Sample]:
         return iter(self._run)
 
+    def rows(self, start: int, stop: int) -> list[Sample]:
+        """Samples start..stop-1; only their parts are read."""
+        return self._run.rows(start, stop)
+
     def image_path(self, sample: Sample) -> Path:
         return self._run.image_path(sample)
 

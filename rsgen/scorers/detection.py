@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from rsgen.detections import Detections, Detector
 from rsgen.errors import UsageError
-from rsgen.geometry import as_array, box_quad
+from rsgen.geometry import Box, as_array, box_quad
 from rsgen.images import Pixels
 from rsgen.judge.eyes import JUDGE, EyesRef
 from rsgen.matching import Asked, iou_matrix, match_objects
@@ -24,7 +25,7 @@ from rsgen.scorers.base import FloatArray, Level, is_thing
 if TYPE_CHECKING:
     from rsgen.judge.network import Maps
 
-__all__ = ["JudgeImage", "JudgeObjects", "judge_features"]
+__all__ = ["ClassPresence", "ExtraObjects", "JudgeImage", "JudgeObjects", "judge_features"]
 
 SAME = 0.5  # a detection on an object that is not scored is no extra one
 RIGHT = 0  # place of "right" among the verification head's answers
@@ -209,6 +210,96 @@ class JudgeImage:
             return 1 / (1 + total)
         hit = sum(float(sure.scores[m.found]) * m.iou for m in matches)
         return 2 * hit / (len(asked) + total)
+
+
+@dataclass(frozen=True)
+class ClassPresence:
+    """Whether a detector sees each labelled class anywhere in the image, in [0, 1], an image.
+
+    The least, over the thing classes of the labels, of the best score of a detection of that
+    class, wherever it lies. NaN where it knows none of them.
+    """
+
+    level: ClassVar[Level] = "image"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
+    judge: str = ""
+    detector: str = JUDGE
+    device: str = "cpu"
+    time_limit_s: float = 60.0
+    classes: ClassTable | None = field(default=None, repr=False, compare=False)
+
+    def check(self) -> None:
+        _check(self)
+
+    def model_hash(self) -> str:
+        return _reference(self).identity("reward")
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        eyes = _eyes(self)
+        found, _ = eyes.look(images)
+        rows = zip(found, samples, strict=True)
+        return np.asarray([self._one(d, s.layout, eyes) for d, s in rows], dtype=np.float32)
+
+    def _one(self, found: Detections, layout: Layout, eyes: _Eyes) -> float:
+        _, asked = _asked(layout, eyes)
+        best = {
+            name: max((s for s, n in zip(found.scores, found.labels, strict=True) if n == name),
+                      default=0.0)
+            for name in set(asked.labels)
+        }  # fmt: skip
+        return float(min(best.values(), default=math.nan))
+
+
+@dataclass(frozen=True)
+class ExtraObjects:
+    """How free an image is of objects that its labels do not name, in (0, 1], an image.
+
+    1 / (1 + sum of the scores of the detections that lie on no label): 1 without any, 0.5 with
+    one that is sure. Detections under `least` do not count. A detection lies on a label, of
+    whatever class, where they overlap by `overlap`, or where `inside` of it is in a crowd.
+    """
+
+    level: ClassVar[Level] = "image"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
+    least: float = 0.5
+    overlap: float = 0.3
+    inside: float = 0.5
+    judge: str = ""
+    detector: str = JUDGE
+    device: str = "cpu"
+    time_limit_s: float = 60.0
+    classes: ClassTable | None = field(default=None, repr=False, compare=False)
+
+    def check(self) -> None:
+        _check(self)
+
+    def model_hash(self) -> str:
+        return _reference(self).identity("reward")
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        found, _ = _eyes(self).look(images)
+        rows = zip(found, samples, strict=True)
+        return np.asarray([self._one(d, s.layout) for d, s in rows], dtype=np.float32)
+
+    def _one(self, found: Detections, layout: Layout) -> float:
+        sure = found.above(self.least)
+        labels = _others(layout, ())
+        free = iou_matrix(sure.quads, labels).max(axis=1, initial=0.0) < self.overlap
+        for instance in layout.instances:
+            box = instance.bounds()
+            if instance.iscrowd and box is not None:
+                free &= shares_in_box(sure.quads, box) < self.inside
+        return float(1 / (1 + sure.scores[free].sum()))
+
+
+def shares_in_box(quads: npt.NDArray[np.float64], box: Box) -> npt.NDArray[np.float64]:
+    """Share of each quad's area [n, 4, 2] that lies in a box, float64 [n]; 0 for no area."""
+    shapes = shapely.polygons(quads)
+    area = shapely.area(shapes)
+    common = shapely.area(shapely.intersection(shapes, shapely.box(box.x0, box.y0, box.x1, box.y1)))
+    return np.asarray(np.divide(common, area, out=np.zeros_like(common), where=area > 0))
 
 
 def judge_features(judge: str, images: Pixels, device: str) -> npt.NDArray[np.float32]:

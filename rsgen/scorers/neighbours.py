@@ -95,7 +95,9 @@ def compare(
     scored: Sequence[Scored], rule: str, scorer: NoveltyScorer, others: Iterable[References]
 ) -> None:
     """Give each image its distance to the nearest other one or earlier one of `scored`; to the
-    k-th nearest, where the scorer has a `k`.
+    k-th nearest, where the scorer has a `k`; `as_score` of it, where it has one.
+
+    One of `only_real` is not compared with images of `scored`.
 
     An image is not compared with itself (a real run filtered against itself). Where there are
     fewer than k to compare with, there is no score.
@@ -113,12 +115,18 @@ def compare(
         table = scorer.distances(own.signatures, codes)
         chunk = References(references.ids[part], codes, references.keys[part])
         _take_nearest(best, like, table, own, chunk)
-    table = scorer.distances(own.signatures, own.signatures)
-    table = np.where(np.tri(len(own), k=-1, dtype=bool), table, np.inf)
-    _take_nearest(best, like, table, own, own)
-    for item, score, name in zip(present, best[:, -1].tolist(), like, strict=True):
-        item.sample = with_score(item.sample, rule, score if math.isfinite(score) else math.nan)
+    if not getattr(scorer, "only_real", False):
+        table = scorer.distances(own.signatures, own.signatures)
+        table = np.where(np.tri(len(own), k=-1, dtype=bool), table, np.inf)
+        _take_nearest(best, like, table, own, own)
+    for item, far, name in zip(present, best[:, -1].tolist(), like, strict=True):
+        score = _score_of(scorer, far) if math.isfinite(far) else math.nan
+        item.sample = with_score(item.sample, rule, score)
         item.nearest[rule] = name
+
+
+def _score_of(scorer: NoveltyScorer, distance: float) -> float:
+    return float(getattr(scorer, "as_score", float)(distance))
 
 
 def _joined(parts: Iterable[References]) -> References:
@@ -155,8 +163,8 @@ def _take_nearest(
 
 
 def own_distances(references: References, scorer: NoveltyScorer) -> FloatArray:
-    """Distance of each reference to the nearest other one (the k-th nearest, where the scorer has
-    a `k`), float32 [M]; NaN where there are fewer others."""
+    """Score of each reference: distance to the nearest other one (the k-th nearest, where the
+    scorer has a `k`; `as_score` of it), float32 [M]; NaN where there are fewer others."""
     count, k = len(references), getattr(scorer, "k", 1)
     best = np.full(count, np.nan, dtype=np.float32)
     if count < k + 1:
@@ -165,7 +173,8 @@ def own_distances(references: References, scorer: NoveltyScorer) -> FloatArray:
         rows = np.arange(start, min(start + 64, count))
         table = scorer.distances(references.signatures[rows], references.signatures)
         table[np.arange(len(rows)), rows] = np.inf
-        best[rows] = np.partition(table, k - 1, axis=1)[:, k - 1]
+        far = np.partition(table, k - 1, axis=1)[:, k - 1]
+        best[rows] = [_score_of(scorer, distance) for distance in far.tolist()]
     return best
 
 

@@ -17,7 +17,7 @@ from rsgen.images import Pixels
 from rsgen.records import Sample
 from rsgen.scorers.base import FloatArray, Level, Signatures
 
-__all__ = ["HashNovelty", "LatentNovelty", "Novelty", "nearest", "perceptual_hashes"]
+__all__ = ["HashNovelty", "LatentNovelty", "Likeness", "Novelty", "nearest", "perceptual_hashes"]
 
 HASH_SIDE = 12  # low frequencies a direction; 143 bits without the mean
 HASH_BITS = HASH_SIDE * HASH_SIDE - 1
@@ -229,6 +229,51 @@ class Novelty:
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
         return nearest(self, self.signatures(images), self.references)
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How close an image is to the real ones in the judge's eyes, in [0, 1], an image.
+
+    1 - distance to the k-th nearest real image (as `novelty`, of the judge's features): what is
+    in an image and how it looks. The run's own images have no part in it. NaN with fewer than k.
+    """
+
+    level: ClassVar[Level] = "image"
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
+    only_real: ClassVar[bool] = True
+    k: int = 3
+    judge: str = ""
+    device: str = "cpu"
+    references: Signatures | None = field(default=None, repr=False, compare=False)
+
+    def _novelty(self) -> Novelty:
+        return Novelty(self.k, "judge", self.judge, device=self.device, references=self.references)
+
+    def check(self) -> None:
+        """Refuse what cannot work; loads no weights."""
+        self._novelty().check()
+
+    def model_hash(self) -> str:
+        return self._novelty().model_hash()
+
+    def signatures(self, images: Pixels) -> Signatures:
+        """float32 [N, C]."""
+        return self._novelty().signatures(images)
+
+    def distances(self, signatures: Signatures, references: Signatures) -> FloatArray:
+        """float32 [N, M]."""
+        return self._novelty().distances(signatures, references)
+
+    def as_score(self, distance: float) -> float:
+        return 1 - distance
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        if self.references is None or len(self.references) < self.k:
+            return np.full(len(images), np.nan, dtype=np.float32)
+        table = self.distances(self.signatures(images), self.references)
+        return np.asarray(1 - np.partition(table, self.k - 1, axis=1)[:, self.k - 1])
 
 
 def nearest(scorer: Any, signatures: Signatures, references: Signatures | None) -> FloatArray:

@@ -1,33 +1,77 @@
-"""Rules as configured, the default ones, and their frozen bounds."""
+"""Rules as configured, and the default ones."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from rsgen.request import RunInfo
 from rsgen.scorers.base import Rule
 from rsgen.settings import RuleConfig
 
-__all__ = ["default_rules", "rule_of", "rules_of"]
+__all__ = ["Task", "default_rules", "rule_of", "rules_of"]
+
+Task = Literal["classification", "detection", "segmentation"]
 
 
-def default_rules(*, real: bool, checkpoint: bool, judge: bool = False) -> list[Rule]:
-    """The rules that need no other model; the real images set bounds where there are any."""
-    rules = [
-        Rule("integrity", min=0.5),
-        Rule("label-geometry", min=0.3, tolerate=0.2),
+def default_rules(
+    *,
+    real: bool,
+    checkpoint: bool,
+    judge: bool = False,
+    clip: bool = False,
+    task: Task = "detection",
+) -> list[Rule]:
+    """The rules for a task and what there is to look with; real images set bounds if given.
+
+    R0 integrity; R1 clip, or class-presence and likeness; R2 clip-objects, or judge; R3
+    judge-image, of masks remask; R4 label-geometry; R5 extra-objects; R6 the copies; R7 novelty.
+    Detection with a judge leaves R1 and R5 to judge-image, which sees both, and R7 out.
+    """
+    rules = [Rule("integrity", min=0.5)]
+    if task != "classification":
         # 3 CIELAB units are barely visible; of procedural scenes 0.5 % of the cars lie below
-        Rule("contrast", quantile=0.01, tolerate=0.3)
-        if real
-        else Rule("contrast", min=3.0, tolerate=0.3),
-        # copies after JPEG, noise or blur stay under 0.07; of 400 lone boats on water the two
-        # most alike are 0.18 apart
-        Rule("novelty-hash", min=0.1),
-    ]
+        contrast = {"quantile": 0.01} if real else {"min": 3.0}
+        rules += [
+            Rule("label-geometry", min=0.3, tolerate=0.2),
+            Rule("contrast", **contrast, tolerate=0.3),
+        ]
+    # copies after JPEG, noise or blur stay under 0.07; of 400 lone boats on water the two
+    # most alike are 0.18 apart
+    rules.append(Rule("novelty-hash", min=0.1))
     if checkpoint:
         latent = Rule("novelty-latent", quantile=0.01) if real else Rule("novelty-latent", min=0.05)
         rules.append(latent)
-    if judge:
+    if clip:
+        rules += _clip_rules(task)
+    if judge and task == "classification":
+        rules += _scene_rules(real=real, clip=clip)
+    elif judge:
         rules += _judge_rules(real=real)
+    if task == "segmentation":
+        rules.append(
+            Rule("remask", quantile=0.02, tolerate=0.5)
+            if real
+            else Rule("remask", min=0.2, tolerate=0.5)
+        )
     return rules
+
+
+def _clip_rules(task: Task) -> list[Rule]:
+    """Every model has its own range of similarities: only real images can set the bounds."""
+    rules = [Rule("clip", quantile=0.02)]
+    if task != "classification":
+        rules.append(Rule("clip-objects", quantile=0.05, tolerate=0.5))
+    return rules
+
+
+def _scene_rules(*, real: bool, clip: bool) -> list[Rule]:
+    """What a judge says of an image whose labels are its classes alone."""
+    if not real:
+        return [] if clip else [Rule("class-presence", min=0.1)]
+    rules = [Rule("novelty", quantile=0.01, options={"features": "judge"})]
+    if clip:
+        return rules
+    return [Rule("class-presence", quantile=0.02), Rule("likeness", quantile=0.01), *rules]
 
 
 def _judge_rules(*, real: bool) -> list[Rule]:
@@ -68,4 +112,6 @@ def rules_of(info: RunInfo) -> list[Rule]:
         real=bool(info.paths("real")),
         checkpoint=bool(info.paths("checkpoint")),
         judge=bool(info.paths("judge")),
+        clip=bool(info.paths("clip")),
+        task=info.config.filter.task,
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rsgen.scorers.base import Rule
 from rsgen.scorers.report import verdict_sheets
 from rsgen.screening.audit import NameOf, audited_set, draw_audit, write_audit, write_audit_page
-from rsgen.screening.quotas import objects_of
+from rsgen.screening.promise import GATE
+from rsgen.screening.report import write_reports
+from rsgen.screening.tally import Tally
 from rsgen.screening.thresholds import Thresholds
 from rsgen.stages import Finish, FinishedRun
 
@@ -24,9 +25,17 @@ def finish_filter(
     settings = run.info.config.filter
     thresholds = run.path / "thresholds.json"
     frozen = Thresholds.from_json(json.loads(thresholds.read_text(encoding="utf-8")))
-    tables, kept, total = _tables(run, frozen, name_of)
+    of_rules = {**levels, GATE: "instance"}
+    tally = Tally(frozen.applied, of_rules, name_of)
+    for sample in run.samples():
+        tally.add(sample)
+    tables, kept, total = _tables(tally), tally.verdicts["keep"], tally.count
     notes = _real_notes(frozen)
-    artifacts = {"thresholds": thresholds, **verdict_sheets(run)}
+    artifacts = {
+        "thresholds": thresholds,
+        **verdict_sheets(run),
+        **write_reports(run, rules, tally, frozen),
+    }
     if settings.draw_audit is not None:
         artifacts.update(_audit(run, settings.draw_audit, name_of))
         notes.append(
@@ -44,27 +53,15 @@ def finish_filter(
     return Finish(artifacts, tables, [*notes, note], exit_code=7)
 
 
-def _tables(
-    run: FinishedRun, frozen: Thresholds, name_of: NameOf
-) -> tuple[dict[str, dict[str, float | int | str]], int, int]:
-    verdicts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    objects: dict[str, Counter[str]] = {}
-    for sample in run.samples():
-        verdicts[str(sample.verdict)] += 1
-        if sample.verdict != "keep":
-            reasons.update({reason.split(" ", 1)[0] for reason in sample.reasons})
-        for label, count in objects_of(sample, name_of).items():
-            objects.setdefault(label, Counter())[str(sample.verdict)] += count
-    kept, total = verdicts["keep"], sum(verdicts.values())
-    rows: dict[str, dict[str, float | int | str]] = {
+def _tables(tally: Tally) -> dict[str, dict[str, float | int | str]]:
+    verdicts, objects = tally.verdicts, tally.objects
+    return {
         "verdicts": {v: verdicts[v] for v in ("keep", "drop", "unknown")},
-        "reasons": dict(sorted(reasons.items())),
+        "reasons": dict(sorted(tally.reasons.items())),
         "objects kept": {k: f"{objects[k]['keep']} of {objects[k].total()}" for k in
                          sorted(objects)},
-        "thresholds": {name: str(bound) for name, bound in frozen.applied.items()},
+        "thresholds": {name: str(bound) for name, bound in tally.bounds.items()},
     }  # fmt: skip
-    return rows, kept, total
 
 
 def _audit(run: FinishedRun, count: int, name_of: NameOf) -> dict[str, Path]:

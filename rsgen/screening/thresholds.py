@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rsgen.scorers.base import Bound
 from rsgen.screening.promise import GATE, Promise
 
-__all__ = ["Thresholds"]
+__all__ = ["Thresholds", "score_quantiles"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +62,12 @@ class Thresholds:
             None if promise is None else Promise.from_json(promise),
             row.get("real_scores", {}),
         )
+
+
+def score_quantiles(scores: Mapping[str, list[float]]) -> list[float]:
+    """101 quantiles of scores by class, six digits; none without a finite score."""
+    every = np.array([value for values in scores.values() for value in values])
+    every = every[np.isfinite(every)]
+    if not len(every):
+        return []
+    return [float(f"{q:.6g}") for q in np.quantile(every, np.linspace(0, 1, 101))]

@@ -16,6 +16,7 @@ import torch
 from rsgen.errors import DataError, UsageError
 from rsgen.execution import Job, run_stage
 from rsgen.geometry import Box
+from rsgen.images import write_png
 from rsgen.judge.calibration import Calibration
 from rsgen.judge.decoding import ClassHabits
 from rsgen.judge.model import Judge, JudgeCard
@@ -202,6 +203,30 @@ def test_a_copy_is_no_news_to_the_judge(tmp_path: Path) -> None:
     assert np.isnan(scores[0]) and scores[1] > 0.01 and scores[2] < 1e-4
     second = make_scorer("novelty", {"judge": judge, "k": 2}).score(pixels, asked() * 3)
     assert np.isnan(second[:2]).all() and second[2] == scores[1]  # the darker image is second
+
+
+def test_likeness_is_to_real_images_alone(tmp_path: Path) -> None:
+    """Catches images that vouch for one another: two copies of one fault look alike."""
+    judge = judge_in(tmp_path / "judge")
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
+    odd = np.stack([pixels[0] // 8, pixels[0] // 8, pixels[1]])
+    for name, images in (("real", pixels), ("run", odd)):
+        rows = []
+        for k, one in enumerate(images):
+            digest = write_png(tmp_path / name / f"images/{k}.png", one)
+            layout = Layout(64, 64, (thing("plane", *AT),))
+            rows.append(Sample(f"s{k}", layout, image=f"images/{k}.png", sha256=digest))
+        sample_run(tmp_path / name, rows, images=False, command="generate")
+    rules = [{"scorer": "likeness", "quantile": 0.0, "options": {"k": 1}}]
+    keys = config(**{"filter.rules": rules})
+    inputs = {"run": [tmp_path / "run"], "judge": [judge]}
+    with pytest.raises(UsageError, match="--real"):
+        run_stage(Job("filter", keys, tmp_path / "x", inputs))
+    run_stage(Job("filter", keys, tmp_path / "kept", {**inputs, "real": [tmp_path / "real"]}))
+    found = {s.id: s for s in open_samples(tmp_path / "kept")}
+    assert [found[f"s{k}"].verdict for k in range(3)] == ["drop", "drop", "keep"]
+    assert found["s0"].scores["likeness"] == found["s1"].scores["likeness"]
+    assert found["s2"].scores["likeness"] == pytest.approx(1, abs=1e-4)
 
 
 # ---------------------------------------------------------------- masks again

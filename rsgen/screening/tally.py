@@ -1,0 +1,152 @@
+"""One pass over a finished filter run: counts, scores by rule and class, distance to the bounds."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from rsgen.records import Sample
+from rsgen.scorers.base import Bound, is_thing
+from rsgen.scorers.judging import failed_rules
+from rsgen.screening.audit import NameOf
+
+__all__ = ["IMAGE", "RuleScores", "Tally", "histogram"]
+
+Floats = npt.NDArray[np.float64]
+IMAGE = ""
+
+
+@dataclass
+class RuleScores:
+    """Scores of a rule with the image and class that each belongs to ("" for images)."""
+
+    values: array[float] = field(default_factory=lambda: array("d"))
+    images: array[int] = field(default_factory=lambda: array("q"))
+    classes: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, value: float, image: int, label: int) -> None:
+        self.values.append(value)
+        self.images.append(image)
+        self.classes.append(label)
+
+    def arrays(self) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(scores [n], image positions [n], class numbers [n])."""
+        values = np.frombuffer(self.values, dtype=np.float64)
+        images = np.frombuffer(self.images, dtype=np.int64)
+        return values, images, np.frombuffer(self.classes, dtype=np.int64)
+
+
+class Tally:
+    """Fill with `add`, in order; then ask."""
+
+    def __init__(
+        self, bounds: Mapping[str, Bound], levels: Mapping[str, str], name_of: NameOf
+    ) -> None:
+        self.bounds, self._levels, self._name_of = bounds, levels, name_of
+        self.verdicts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()  # of images that were not kept, by rule
+        self.object_reasons: Counter[str] = Counter()
+        self.objects: dict[str, Counter[str]] = {}  # class -> verdicts of its images
+        self.sound: Counter[str] = Counter()  # class -> objects of kept images that failed no rule
+        self.scores = {name: RuleScores() for name in bounds}
+        self.names = [IMAGE]
+        self._numbers = {IMAGE: 0}
+        self.count = 0
+
+    def add(self, sample: Sample) -> None:
+        verdict = str(sample.verdict)
+        self.verdicts[verdict] += 1
+        if sample.verdict != "keep":
+            self.reasons.update({reason.split(" ", 1)[0] for reason in sample.reasons})
+        for name, score in sample.scores.items():
+            if self._levels.get(name) == "image" and name in self.scores:
+                self.scores[name].add(score, self.count, 0)
+        for instance in sample.layout.instances:
+            if not is_thing(instance):
+                continue
+            label = self._name_of(instance.label)
+            self.objects.setdefault(label, Counter())[verdict] += 1
+            failed = failed_rules(instance) if instance.reasons else []
+            self.object_reasons.update(failed)
+            self.sound[label] += sample.verdict == "keep" and not failed
+            number = self._number(label)
+            for name, score in instance.scores.items():
+                if self._levels.get(name) == "instance" and name in self.scores:
+                    self.scores[name].add(score, self.count, number)
+        self.count += 1
+
+    def _number(self, label: str) -> int:
+        if label not in self._numbers:
+            self._numbers[label] = len(self.names)
+            self.names.append(label)
+        return self._numbers[label]
+
+    def passed(self, rule: str) -> dict[str, tuple[int, int]]:
+        """Class ("" for images) -> (scored, passed)."""
+        values, _, classes = self.scores[rule].arrays()
+        low, high = self._limits(rule, classes)
+        good = (values >= low) & (values <= high)
+        found = {}
+        for number in np.unique(classes).tolist():
+            mine = classes == number
+            found[self.names[number]] = (int(mine.sum()), int(good[mine].sum()))
+        return found
+
+    def _limits(self, rule: str, classes: npt.NDArray[np.int64]) -> tuple[Floats, float]:
+        bound = self.bounds[rule]
+        own = [bound.of(name).low for name in self.names]
+        lows = np.array([-np.inf if low is None else low for low in own])
+        return lows[classes], np.inf if bound.high is None else bound.high
+
+    def margins(self) -> Floats:
+        """How far each image is from being rejected, float64 [images]; NaN without a score.
+
+        Of a score, the share of the rule's scores between it and its bound: over 0 where it
+        passes, under 0 where it fails. Of an image, the least of its scores'.
+        """
+        margins = np.full(self.count, np.inf)
+        for rule in self.scores:
+            values, images, classes = self.scores[rule].arrays()
+            if len(values):
+                low, high = self._limits(rule, classes)
+                np.minimum.at(margins, images, _margin(values, low, high))
+        return np.where(np.isinf(margins), np.nan, margins)
+
+
+def _margin(values: Floats, low: Floats, high: float) -> Floats:
+    ordered = np.sort(values)
+
+    def below(limit: Floats | float) -> Floats:
+        return np.searchsorted(ordered, limit, side="left") / len(ordered)
+
+    def up_to(limit: Floats | float) -> Floats:
+        return np.searchsorted(ordered, limit, side="right") / len(ordered)
+
+    over = np.where(values >= low, up_to(values) - below(low), below(values) - below(low))
+    under = np.where(values <= high, up_to(high) - below(values), up_to(high) - up_to(values))
+    return np.asarray(np.minimum(over, under))
+
+
+def histogram(
+    values: Sequence[float] | Floats, real: Sequence[float], bins: int = 24
+) -> dict[str, list[float]]:
+    """Shares of the set's scores in `bins`, and of real ones, whose ascending quantiles these are.
+
+    The range covers all but the outer half percent of either; those count in the end bins.
+    """
+    ends = [np.quantile(values, (0.005, 0.995))]
+    if len(real):
+        ends.append(np.quantile(real, (0.005, 0.995)))
+    low, high = float(np.min(ends)), float(np.max(ends))
+    edges = np.linspace(low, high if high > low else low + 1e-6, bins + 1)
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    found = {"edges": edges.tolist(), "generated": (counts / max(len(values), 1)).tolist()}
+    if len(real):
+        counts, _ = np.histogram(np.clip(real, edges[0], edges[-1]), edges)
+        found["real"] = (counts / len(real)).tolist()
+    return found
