@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +45,7 @@ __all__ = [
 
 NOISE_IMAGES = 64
 COMPOSITES = "composites.png"
+MOST_WORDS = 12  # unknown ones that are named
 
 
 @dataclass
@@ -140,13 +141,26 @@ def _describe_prompts(session: Session) -> None:
     own = " where a sample has none of its own" if session.settings.prompt is None else ""
     note(f"prompts: {session.prompt!r}{own}")
     vocabulary = session.model.vocabulary
-    words = () if vocabulary is None else unknown_words(text, vocabulary)
+    if vocabulary is None:
+        return
+    words = unknown_words(" ".join([text, *_texts(session)]), vocabulary)
     if words:
+        more = f" and {len(words) - MOST_WORDS} more" if len(words) > MOST_WORDS else ""
         note(
-            f"the base's vocabulary lacks {', '.join(words)}: these words of the prompts mean "
-            "nothing to it, only the layout can tell such classes",
+            f"the base's vocabulary lacks {', '.join(words[:MOST_WORDS])}{more}: these words of "
+            "the prompts mean nothing to it, only the layout can tell such classes",
             "warning",
         )
+
+
+def _texts(session: Session) -> Iterator[str]:
+    """What the training images are captioned with: their own prompts, else by the template."""
+    own = session.settings.prompt is None
+    for sample in session.images.samples:
+        if own and sample.prompt is not None:
+            yield sample.prompt
+        else:
+            yield make_prompt(sample.layout, session.images.classes, template=session.prompt)
 
 
 def validation_samples(session: Session) -> list[Sample]:

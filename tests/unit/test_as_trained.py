@@ -15,6 +15,7 @@ from rsgen.models.card import ModelCard
 from rsgen.prompts import DEFAULT_TEMPLATE
 from rsgen.settings import GenerateConfig
 from rsgen.train import train
+from tests.build import sample, sample_run
 from tests.build_models import card
 from tests.unit.test_train import Notes, base, history, job, run
 
@@ -125,6 +126,18 @@ def test_a_template_goes_before_a_samples_own_prompt(tmp_path: Path, run: Path, 
     assert wordy.training["hint_dropout"] == 0.05 and wordy.knows_empty_layouts
     pictures = [(tmp_path / k / "validation" / "step-000004.png").read_bytes() for k in "bc"]
     assert pictures[0] != pictures[1]
+
+
+def test_words_of_captions_that_the_base_lacks_are_said(tmp_path: Path, base: Path) -> None:
+    """Catches a look at the class names alone, while the prompts are of other words."""
+    rows = [
+        replace(sample("a.png", split="train"), prompt="a zeppelin over a lagoon"),
+        sample("b.png", split="train"),
+    ]
+    mine, heard = sample_run(tmp_path / "run", rows).path, Notes()
+    train(job(tmp_path / "a", mine, base, heard, **{"train.validation_samples": 0}))
+    (said,) = (text for text in heard.texts if "vocabulary lacks" in text)
+    assert "zeppelin, over, lagoon:" in said
 
 
 def test_a_broken_template_is_told_before_training(tmp_path: Path, run: Path, base: Path) -> None:
