@@ -61,7 +61,7 @@ def scenes(count: int = 32, of: Callable[[int], Layout] | None = None) -> list[S
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    """A hundred steps on thirty tank farms: about a dozen seconds of one core."""
+    """140 steps on thirty tank farms: about a dozen seconds of one core."""
     folder = tmp_path_factory.mktemp("judge")
     keys: dict[str, Any] = {
         "scenes.count": 40,
@@ -72,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     run_stage(Job("scenes", config(**keys), folder / "scenes", {}))
     more: dict[str, Any] = {
         **ONLY_A,
-        "train_judge.max_steps": 100,
+        "train_judge.max_steps": 140,
         "train_judge.size": 64,
         "execution.batch_size": 8,
     }
