@@ -153,6 +153,10 @@ class Rule:
                 hint="keep one of them: both are lower bounds",
             )
 
+    def allowed(self, applies: int) -> int:
+        """How many of an image's objects may fail before the image does."""
+        return int(self.tolerate * applies) if self.policy == "reject" else applies - 1
+
     def bound(self, real_scores: Mapping[str, Sequence[float]] | None = None) -> Bound:
         """The resolved bound; a quantile is taken over the finite scores of real images.
 

@@ -248,7 +248,6 @@ def _judge_instances(
     if not failing:
         return sample, None
     sample = replace(sample, layout=replace(sample.layout, instances=tuple(marked)))
-    allowed = rule.tolerate * applies if rule.policy == "reject" else applies - 1
-    if failing <= allowed:
+    if failing <= rule.allowed(applies):
         return sample, None
     return sample, f"{rule.name} {failing} of {applies} objects fail ({bound})"

@@ -9,7 +9,7 @@ from pathlib import Path
 from rsgen.scorers.base import Rule
 from rsgen.scorers.report import verdict_sheets
 from rsgen.screening.audit import NameOf, audited_set, draw_audit, write_audit, write_audit_page
-from rsgen.screening.promise import GATE
+from rsgen.screening.promise import GATE, gate
 from rsgen.screening.report import write_reports
 from rsgen.screening.tally import Tally
 from rsgen.screening.thresholds import Thresholds
@@ -25,8 +25,8 @@ def finish_filter(
     settings = run.info.config.filter
     thresholds = run.path / "thresholds.json"
     frozen = Thresholds.from_json(json.loads(thresholds.read_text(encoding="utf-8")))
-    of_rules = {**levels, GATE: "instance"}
-    tally = Tally(frozen.applied, of_rules, name_of)
+    applied = [*rules, *([] if frozen.promise is None else [gate()])]
+    tally = Tally(applied, frozen.applied, {**levels, GATE: "instance"}, name_of)
     for sample in run.samples():
         tally.add(sample)
     tables, kept, total = _tables(tally), tally.verdicts["keep"], tally.count
@@ -34,7 +34,7 @@ def finish_filter(
     artifacts = {
         "thresholds": thresholds,
         **verdict_sheets(run),
-        **write_reports(run, rules, tally, frozen),
+        **write_reports(run, applied, tally, frozen),
     }
     if settings.draw_audit is not None:
         artifacts.update(_audit(run, settings.draw_audit, name_of))

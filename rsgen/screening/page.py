@@ -19,7 +19,8 @@ h3 { font-size: 1rem; margin: 0 0 .2rem } p { margin: .4rem 0 }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .6rem }
 .card { background: var(--soft); padding: .55rem .75rem; border-radius: .4rem; font-size: .9rem }
 .card b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums }
-.rules { display: grid; grid-template-columns: repeat(auto-fill, minmax(23.5rem, 1fr)); gap: 1rem }
+.rules { display: grid; grid-template-columns: repeat(auto-fill, minmax(23.5rem, 1fr)); gap: 1rem;
+  align-items: start }
 .rule { border: 1px solid var(--line); border-radius: .4rem; padding: .7rem .8rem; min-width: 0 }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }

@@ -71,7 +71,7 @@ class Ranks:
 class Claim:
     """What is said of a stratum: of its objects with at least this rank.
 
-    precision: the floor at the asked confidence, or (without an audit) what is expected.
+    precision: what is promised, or (without an audit) expected.
     """
 
     stratum: str
@@ -117,7 +117,7 @@ class Promise:
         if self.confidence is None:
             return f"estimated {claim.precision:.3f}, no bound; {keeps}"
         return (
-            f"at least {claim.precision:.3f} at confidence {self.confidence:g}: {claim.right} of "
+            f"at least {claim.precision:g} at confidence {self.confidence:g}: {claim.right} of "
             f"{claim.audited} audited are right; {keeps}"
         )
 
@@ -233,13 +233,16 @@ def learned_promise(
         right = np.array([bool(row.right) for row in rows])
         found = learn_threshold(ranks, right, population, THRESHOLDS, precision, confidence)
         if found is None:
-            refused.append(f"{stratum}: {int(right.sum())} of {len(right)} audited are right")
+            floor = precision_floor(int(right.sum()), len(right), confidence)
+            refused.append(
+                f"{stratum}: {int(right.sum())} of {len(right)} audited are right, which promises "
+                f"{floor:.3f}"
+            )
             continue
-        floor = precision_floor(found.right, found.audited, confidence)
         kept = int((population >= found.threshold).sum())
         claims.append(
-            Claim(stratum, classes[stratum], found.threshold, floor, found.audited, found.right,
-                  len(population), kept)
+            Claim(stratum, classes[stratum], found.threshold, precision, found.audited,
+                  found.right, len(population), kept)
         )  # fmt: skip
     if refused:
         least = least_audited(precision, confidence)

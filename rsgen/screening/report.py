@@ -27,6 +27,7 @@ __all__ = ["write_reports"]
 
 SHOWN = 20
 PICTURE_PX = 256
+MOST_NAMED = 6
 FAILING, SOUND = (255, 92, 64), (96, 220, 140)
 
 
@@ -34,8 +35,8 @@ def write_reports(
     run: FinishedRun, rules: Sequence[Rule], tally: Tally, frozen: Thresholds
 ) -> dict[str, Path]:
     """Write both; the pictures are of the worst images and of those nearest to a bound."""
-    margins = tally.margins()
-    worst, border = _worst(margins), _border(margins)
+    margins, failed = tally.margins()
+    worst, border = _worst(margins, failed), _border(margins)
     rows = _samples(run, sorted({*worst, *border}))
     report = _report(rules, tally, frozen)
     for title, places in (("worst", worst), ("borderline", border)):
@@ -56,10 +57,10 @@ def write_reports(
     return {"report": data, "report page": page}
 
 
-def _worst(margins: np.ndarray) -> list[int]:
-    """The images that fail by most; none that passes."""
-    ranked = np.argsort(margins, kind="stable")
-    return [int(k) for k in ranked if margins[k] < 0][:SHOWN]
+def _worst(margins: np.ndarray, failed: np.ndarray) -> list[int]:
+    """The images that are rejected by most rules, and of these by most; none that passes."""
+    ranked = np.lexsort((margins, -failed))
+    return [int(k) for k in ranked if failed[k]][:SHOWN]
 
 
 def _border(margins: np.ndarray) -> list[int]:
@@ -123,14 +124,16 @@ def _picture(run: FinishedRun, sample: Sample) -> dict[str, Any]:
         return FAILING if failed_rules(instance) else SOUND
 
     try:
-        image = _fit(draw_layout(run.read_image(sample), _bare(sample), color_of=color))
+        layout = _bare(sample)
+        named = len(layout.instances) <= MOST_NAMED  # more names hide what they name
+        image = draw_layout(run.read_image(sample), layout, color_of=color, labels=named)
     except DataError:
         image = np.full((32, 32, 3), 128, np.uint8)
     return {
         "id": sample.id,
         "verdict": sample.verdict,
         "reasons": [reason[:120] for reason in sample.reasons[:3]],
-        "data": _jpeg(image),
+        "data": _jpeg(_fit(image)),
     }
 
 
@@ -176,7 +179,7 @@ def _write_page(path: Path, report: Mapping[str, Any], groups: Sequence[Sequence
         total=total,
         rules=rules,
         groups=[
-            ("Worst", "The images that fail by most.", groups[0]),
+            ("Worst", "Rejected by most rules, and by most. Failing objects are red.", groups[0]),
             (
                 "Borderline",
                 "The images nearest to a bound, from failing to passing: look here to see "

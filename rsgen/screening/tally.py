@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgen.records import Sample
-from rsgen.scorers.base import Bound, is_thing
+from rsgen.scorers.base import Bound, Rule, is_thing
 from rsgen.scorers.judging import failed_rules
 from rsgen.screening.audit import NameOf
 
@@ -45,9 +45,14 @@ class Tally:
     """Fill with `add`, in order; then ask."""
 
     def __init__(
-        self, bounds: Mapping[str, Bound], levels: Mapping[str, str], name_of: NameOf
+        self,
+        rules: Sequence[Rule],
+        bounds: Mapping[str, Bound],
+        levels: Mapping[str, str],
+        name_of: NameOf,
     ) -> None:
         self.bounds, self._levels, self._name_of = bounds, levels, name_of
+        self._rules = {rule.name: rule for rule in rules}
         self.verdicts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()  # of images that were not kept, by rule
         self.object_reasons: Counter[str] = Counter()
@@ -103,19 +108,35 @@ class Tally:
         lows = np.array([-np.inf if low is None else low for low in own])
         return lows[classes], np.inf if bound.high is None else bound.high
 
-    def margins(self) -> Floats:
-        """How far each image is from being rejected, float64 [images]; NaN without a score.
+    def margins(self) -> tuple[Floats, npt.NDArray[np.int64]]:
+        """How far each image is from being rejected, float64 [images], and by how many rules it is.
 
         Of a score, the share of the rule's scores between it and its bound: over 0 where it
-        passes, under 0 where it fails. Of an image, the least of its scores'.
+        passes, under 0 where it fails. Of an image and an object rule, that of the object whose
+        failure would be one too many. Of an image, the least; NaN without a score.
         """
         margins = np.full(self.count, np.inf)
-        for rule in self.scores:
-            values, images, classes = self.scores[rule].arrays()
+        failed = np.zeros(self.count, dtype=np.int64)
+        for name, rule in self._rules.items():
+            values, images, classes = self.scores[name].arrays()
             if len(values):
-                low, high = self._limits(rule, classes)
-                np.minimum.at(margins, images, _margin(values, low, high))
-        return np.where(np.isinf(margins), np.nan, margins)
+                places, found = _of_images(
+                    _margin(values, *self._limits(name, classes)), images, rule
+                )
+                margins[places] = np.minimum(margins[places], found)
+                failed[places] += found < 0
+        return np.where(np.isinf(margins), np.nan, margins), failed
+
+
+def _of_images(
+    margins: Floats, images: npt.NDArray[np.int64], rule: Rule
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """(image positions, the margin that decides on each) from those of its scores."""
+    order = np.lexsort((margins, images))
+    places, starts, counts = np.unique(images[order], return_index=True, return_counts=True)
+    allowed = np.array([rule.allowed(n) for n in range(int(counts.max()) + 1)])[counts]
+    deciding = margins[order][starts + np.minimum(allowed, counts - 1)]
+    return places, np.where(allowed >= counts, np.inf, deciding)
 
 
 def _margin(values: Floats, low: Floats, high: float) -> Floats:

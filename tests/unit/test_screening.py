@@ -120,7 +120,7 @@ def test_the_draw_is_of_kept_objects_by_stratum_with_empty_verdicts(drawn: Any) 
 
 
 @pytest.mark.parametrize(
-    ("count", "alone"), [(200, {"a", "b"}), (59, set()), (240, {"a", "b", "c", "d"})]
+    ("count", "alone"), [(200, {"a"}), (79, set()), (240, {"a", "b"}), (320, {"a", "b", "c", "d"})]
 )
 def test_rare_classes_share_a_stratum(count: int, alone: set[str]) -> None:
     """Catches 200 rows over twenty classes, of which none can be promised anything."""
