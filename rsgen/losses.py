@@ -106,11 +106,14 @@ def local_error(prediction: Tensor, target: Tensor, foreground: Tensor) -> Tenso
 def painting_error(
     prediction: Tensor, target: Tensor, batch: Mapping[str, Tensor], local_weight: float
 ) -> Tensor:
-    """The error over the image plus `local_weight` times that over the foreground, [N]."""
+    """The error over the image plus `local_weight` times that over the foreground, [N].
+
+    A `scale` [N] of the batch evens out ranks of which one has more samples than another.
+    """
     error = weighted_error(prediction, target, batch["weights"])
     if local_weight > 0:
         error = error + local_weight * local_error(prediction, target, batch["foreground"])
-    return error
+    return error * batch["scale"] if "scale" in batch else error
 
 
 def prediction_target(schedule: Any, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

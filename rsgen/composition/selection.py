@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -72,11 +73,7 @@ class Candidate:
     classes: frozenset[str]
     givers: dict[str, tuple[int, ...]]
     levels: npt.NDArray[np.float64]
-
-    @property
-    def grey(self) -> bool:
-        pixels = self.image.astype(np.int16)
-        return float(np.ptp(pixels, axis=-1).mean()) < GREY
+    grey: bool
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,8 @@ def look_at(
     for k, name in names.items():
         if can_give(layout.instances[k]):
             givers[name] = (*givers.get(name, ()), k)
-    pixels = image.reshape(-1, 3).astype(np.float64)
+    mean, deviation = cv2.meanStdDev(image)
+    colour = float((image.max(axis=-1) - image.min(axis=-1)).mean())
     return Candidate(
         image,
         layout,
@@ -117,7 +115,8 @@ def look_at(
         foreground,
         frozenset(names.values()),
         givers,
-        np.stack([pixels.mean(axis=0), pixels.std(axis=0)]),
+        np.stack([mean.ravel(), deviation.ravel()]),
+        colour < GREY,
     )
 
 

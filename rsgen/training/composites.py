@@ -52,7 +52,8 @@ class CompositeSettings:
     """How many composites, among whom, and their bounds."""
 
     seed: int
-    samples_a_step: int
+    batch_size: int  # of all ranks
+    samples_a_step: int  # of all batches that are accumulated
     group: int
     rate: float
     replace: bool
@@ -87,11 +88,19 @@ class Composites:
         """A pure function of the number."""
         group, position = divmod(number, self.settings.group)
         if group not in self._groups:
-            while len(self._groups) >= KEPT_GROUPS:
+            while (
+                len(self._groups) >= KEPT_GROUPS + self.settings.batch_size // self.settings.group
+            ):
                 self._groups.pop(next(iter(self._groups)))
             self._groups[group] = self._composed(group, self._candidates(group))
             self._made(self._groups[group])
         return self._groups[group].composites.get(position)
+
+    def samples_of(self, start: int, stop: int) -> int:
+        """Samples in a batch of these numbers, with composites."""
+        if self.settings.replace:
+            return stop - start
+        return stop - start + sum(self.of(number) is not None for number in range(start, stop))
 
     def examples(self, count: int) -> list[tuple[Candidate, Candidate, Composite]]:
         """Base, donor and composite of the first composites of a run, at most `count`."""
@@ -148,6 +157,7 @@ def composite_settings(
     asked = settings.cf_comp
     return CompositeSettings(
         seed,
+        batch_size,
         batch_size * settings.accumulate,
         group_size(settings, batch_size),
         asked.rate,

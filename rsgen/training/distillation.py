@@ -155,7 +155,7 @@ class DistillationLosses(nn.Module):
         due = (batch["timesteps"] <= last) & (batch["kept"] > 0)
         if not bool(due.any()):
             return None
-        names = {"noise", "timesteps", "condition", "weights", "foreground"} & batch.keys()
+        names = {"noise", "timesteps", "condition", "weights", "foreground", "scale"} & batch.keys()
         part = {name: batch[name][due] for name in names}
         noise, steps, text = part["noise"], part["timesteps"], text[due]
         clean = clean_from(schedule, noisy[due], guide[due].to(noisy.dtype), steps)

@@ -92,7 +92,8 @@ class TrainingPairs:
         mean 1. N is stop - start without composites, with them up to twice that. With an encoder
         also condition [N, K, H, W] in [0, 1] and kept [N]: 0 where the condition was dropped,
         else 1. With views that keep pixels also image [N, 3, H, W] in [0, 1], with a local loss
-        foreground [N, 1, h, w], 0 or 1.
+        foreground [N, 1, h, w], 0 or 1. Where ranks have composites of a batch in common also
+        scale [N]: with it the mean of their mean losses is the mean over the whole batch.
         """
         settings = self.settings
         drawn = self._with_composites(self._drawn(step, start, stop), step, start)
@@ -132,6 +133,9 @@ class TrainingPairs:
             stuff = settings.foreground == "all"
             cells = [foreground_cells(of, self.classes, factor, stuff) for of in layouts]
             batch["foreground"] = torch.from_numpy(np.stack(cells))[:, None]
+        scale = self._scale(step, start, stop, len(drawn))
+        if scale is not None:
+            batch["scale"] = torch.full((len(drawn),), scale)
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def _drawn(self, step: int, start: int, stop: int) -> list[_Drawn]:
@@ -199,6 +203,15 @@ class TrainingPairs:
             for d in composed.values():
                 self.tally.add(step, d.view.layout, True)
         return [*drawn, *composed.values()]
+
+    def _scale(self, step: int, start: int, stop: int, count: int) -> float | None:
+        """This rank's share of a batch's samples over its share of the real ones."""
+        settings = self.settings.composites
+        if settings is None or self.composites is None or stop - start >= settings.batch_size:
+            return None
+        first = step * settings.samples_a_step + start // settings.batch_size * settings.batch_size
+        whole = self.composites.samples_of(first, first + settings.batch_size)
+        return count / whole * settings.batch_size / (stop - start)
 
     def _members(self, numbers: Sequence[int]) -> list[Member]:
         """Samples of any steps by their number, as `batch` draws them."""

@@ -327,24 +327,24 @@ def test_a_pair_by_hand(
 def test_six_samples_by_hand() -> None:
     """Catches matching that is not greedy, that uses an image twice, or that counts wrongly.
 
-    Levels 100 100 110 130 of four with planes, one with a ship, one of background: distances
-    over the bound give 0-1 the best score, then 2-3; 0-2 and others have gone by then.
+    Four planes, a ship and background; how alike two planes' images are decides. The distance
+    is half the difference of their levels over 255.
     """
     places = [(1, 1), (12, 1), (1, 12), (12, 12)]
-    levels = [100, 101, 110, 130]
+    levels = [110, 120, 111, 137]
     six = [
         candidate(scene(block("plane", x, y, 4, 5)), f"{k}.png", level)
         for k, ((x, y), level) in enumerate(zip(places, levels, strict=True))
     ]
-    six.insert(1, candidate(scene(block("ship", 6, 6, 4, 5)), "ship.png", 100))
-    six.append(candidate(scene(), "empty.png", 100))
+    six.insert(1, candidate(scene(block("ship", 6, 6, 4, 5)), "ship.png", 110))
+    six.append(candidate(scene(), "empty.png", 110))
     pairs, refused = match(six, replace(LOOSE, radiometry=0.05, weights=(0, 0, 1)))
-    # positions: 0 -> 100, 2 -> 101, 3 -> 110, 4 -> 130; |difference| / 2 / 255 <= 0.05
-    # means below 25.5 apart: 0-2 (1), 0-3 (10), 2-3 (9), 3-4 (20); 0-4 and 2-4 are too far
-    assert [(p.first, p.second) for p in pairs] == [(0, 2), (3, 4)]
+    # planes at 0, 2, 3, 4; within 25.5 levels: 0-2 (10), 0-3 (1), 2-3 (9), 2-4 (17); too far
+    # apart: 0-4 (27) and 3-4 (26)
+    assert [(p.first, p.second) for p in pairs] == [(0, 3), (2, 4)]
     assert pairs[0].score == pytest.approx(1 - (1 / 2 / 255) / 0.05)
-    assert pairs[1].score == pytest.approx(1 - (20 / 2 / 255) / 0.05)
-    # the ship meets no ship (4 planes + empty), background meets nobody (4 planes)
+    assert pairs[1].score == pytest.approx(1 - (17 / 2 / 255) / 0.05)
+    # no ship for the ship (4 planes, background), nothing on the background (4 planes)
     assert refused == {"semantic": 9, "pixel": 2, "left": 2}
 
 
@@ -399,7 +399,7 @@ def test_no_more_composites_than_asked_for(rate: float, expected: int) -> None:
 
 def test_the_direction_of_a_lone_composite_is_drawn() -> None:
     """Catches the first image of each pair being the base for ever."""
-    bases = set()
+    bases: set[int] = set()
     for seed in range(20):
         rng = np.random.default_rng(seed)
         bases |= compose_group(group_of(2), LOOSE, 0.5, 0.0, rng).composites.keys()

@@ -240,9 +240,9 @@ def sections(model: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
 def test_every_key_is_described_and_its_default_is_valid(key: str, field: Any) -> None:
     """Catches a key without help text, and a default that its own bounds refuse."""
     assert field.description, f"{key} needs Field(description=...)"
-    section, _, leaf = key.rpartition(".")
-    default = Config().model_dump(mode="json")
-    value = default[section][leaf] if section else default[leaf]
+    value: Any = Config().model_dump(mode="json")
+    for part in key.split("."):
+        value = value[part]
     if value is not None:
         load(**{key: value})
 

@@ -44,7 +44,7 @@ from tests.build_models import SIZE, save_model, small_model
 CPU = torch.device("cpu")
 GROUP = 8
 PLACES = [(x, y) for y in (1, 12, 22) for x in (1, 12, 22)]
-LOOSE = {
+LOOSE: dict[str, Any] = {
     "train.batch": "cf-comp",
     "train.cf_comp.max_overlap": 1.0,
     "train.cf_comp.max_radiometry": 1.0,
@@ -134,7 +134,8 @@ def pairs_of(
 
 def parts_of(batches: list[dict[str, Tensor]], real: int) -> tuple[list[Any], list[Any]]:
     """Samples and composites of batches with `real` samples each, as (name, values) rows."""
-    samples, composites = [], []
+    samples: list[Any] = []
+    composites: list[Any] = []
     for batch in batches:
         for k in range(len(batch["latents"])):
             row = {name: values[k] for name, values in batch.items()}
@@ -183,12 +184,32 @@ def test_real_samples_are_those_of_a_plain_batch(
         assert np.array_equal(batch["foreground"][GROUP + k, 0].numpy(), cells)
 
 
+@pytest.mark.parametrize("views", [0, 2], ids=["made anew", "cached latents"])
+def test_partners_are_the_views_that_are_learned_from(
+    tmp_path: Path, model: StableDiffusion, views: int
+) -> None:
+    """Catches objects of a view that nobody drew, where only its latent is kept."""
+    keys = [(0, 5), (3, 2), (7, 2**30 + 1)]
+    made = pairs_of(model, rows(), views=views, folder=tmp_path).views
+    for looked, got in zip(made.look(keys), made.get(keys), strict=True):
+        assert got.pixels is not None and np.array_equal(looked.image, got.pixels)
+        assert (looked.layout, looked.prompt) == (got.layout, got.prompt)
+
+
 @pytest.mark.parametrize("share", [1, 2, 4])
 def test_composites_do_not_depend_on_how_a_batch_is_cut(model: StableDiffusion, share: int) -> None:
-    """Catches partners that are sought on a rank alone: a batch of one would never have any."""
+    """Catches partners that are sought on a rank alone: a batch of one would never have any,
+    and ranks that count the same though one has more samples."""
     whole = pairs_of(model, rows(), **LOOSE).batch(1, 0, GROUP, CPU)
     cut = pairs_of(model, rows(), **LOOSE)
     batches = [cut.batch(1, at, at + share, CPU) for at in range(0, GROUP, share)]
+    assert "scale" not in whole
+    scales = [batch.pop("scale") for batch in batches]
+    parts = [
+        (scale * batch["noise"].mean(dim=(1, 2, 3))).mean()
+        for scale, batch in zip(scales, batches, strict=True)
+    ]
+    torch.testing.assert_close(sum(parts) / len(parts), whole["noise"].mean())
     samples, composites = parts_of([whole], GROUP)
     other_samples, other_composites = parts_of(batches, share)
     # convolutions of another batch size round differently
@@ -391,14 +412,14 @@ def test_the_tally_by_hand() -> None:
     both = replace(both, instances=(block("plane", 0, 0, 2), block("ship", 4, 4, 2)))
     tally.add(0, plane, False)
     tally.forget()
-    for _ in range(3):
-        tally.add(4, plane, False)
+    for step in (4, 4, 5):
+        tally.add(step, plane, False)
+    tally.tell(2 * tally.take(), 5, False, told)  # of two ranks
+    assert not tally.take().any() and not told.texts
     tally.add(5, both, True)
     tally.add_pairs(1, {"semantic": 2, "pixel": 1})
-    counts = 2 * tally.take()  # of two ranks
-    assert not tally.take().any()
-    tally.tell(counts, 6, True, told)
-    assert told.metrics == {"composite share": [0.25]}
+    tally.tell(2 * tally.take(), 6, True, told)
+    assert told.metrics == {"composite share": [0.0, 1.0]}
     assert told.texts == [
         "info: steps 4 to 6: 6 real samples and 2 composites (25% of what was learned from); "
         "objects in real samples: plane 6",

@@ -195,16 +195,25 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @ranks
 @pytest.mark.loopback
-@pytest.mark.parametrize("method", ["plain", "of-diff"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["train.method=plain"],
+        ["train.method=of-diff"],
+        # these scenes are alike, and their objects lie at the same places
+        ["train.batch=cf-comp", "train.cf_comp.max_overlap=1", "train.cf_comp.max_radiometry=1"],
+    ],
+    ids=["plain", "of-diff", "cf-comp"],
+)
 def test_two_ranks_speak_once_and_have_the_losses_of_one(
-    tmp_path: Path, run: Path, base: Path, cli_here: Any, method: str
+    tmp_path: Path, run: Path, base: Path, cli_here: Any, more: list[str]
 ) -> None:
     """Catches ranks that see the same samples or fight for the lock, and a summary a rank: two
     JSON objects are no JSON."""
-    keys = [f"train.size={SIZE}", "train.validation_samples=0", "execution.threads=1"]
+    keys = [f"train.size={SIZE}", "train.validation_samples=0", "execution.threads=1", *more]
     words = [
         "train", run, "--base", base, "--steps", 4, "--batch-size", 2, "--json",
-        "--method", method, *(w for key in keys for w in ("-s", key)),
+        *(w for key in keys for w in ("-s", key)),
     ]  # fmt: skip
     done = torchrun("-m", "rsgen_cli", *words, "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
