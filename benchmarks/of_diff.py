@@ -3,10 +3,11 @@
     python benchmarks/of_diff.py --work of-diff-bench
     python benchmarks/of_diff.py --work of-diff-bench --airports DIR --ships DIR [--judges DIR]
 
-The start of every cell is the same: tiny, but with a new hint network in its layout branch
-(random weights, zero at its end): what the layout means has to be learned by every cell, while
-how a hint steers the UNet is known, from scenes. A branch that is new as a whole learns too
-little within such budgets to tell cells apart. The layout branch and the UNet's decoder learn,
+Every cell with condition classes starts from tiny as it ships, which knows that encoding from
+shape masks of other scenes (that may favour masks over boxes). A start without layout branch, or
+with a new hint network, paints blobs after the few hundred steps that two cores allow; encodings
+can only be compared so, and that pair of cells says "new" and starts from tiny with a new hint
+network (random weights, zero at its end). The layout branch and the UNet's decoder learn,
 `--steps` steps of 8, on procedural scenes (three seeds) or on 128 px windows of real folders (one
 seed). Each model then paints `--count` layouts of held images, which no training saw, and `rsgen
 evaluate` measures them with judge B.
@@ -18,7 +19,7 @@ evaluate` measures them with judge B.
 - L_c off: of-diff with lambda 0: images still train the layout branch that both hints share,
   but nothing asks the student to follow the branch that sees them. plain: no second branch, the
   same steps (0.56 of the time).
-- binary: condition binary.
+- new, classes and new, binary: the two encodings, each with a new hint network.
 - text 1, text 3, layout 1, layout 3: the baseline's checkpoint, painted with another guidance.
 - captions none, captions full: trained and painted without captions, or with counts and
   scene type. Both guidances are equal in every cell, so the layout is followed with the same
@@ -77,6 +78,7 @@ class Variant:
     model: str
     train: Mapping[str, Any] = field(default_factory=dict)
     boxes_only: bool = False
+    new_hint: bool = False
     prompt: str = CLASSES
     text: float = 1.5
     layout: float = 1.5
@@ -87,7 +89,8 @@ VARIANTS = (
     Variant("boxes only", "boxes", boxes_only=True),
     Variant("L_c off", "no-distillation", {"distil_weight": 0.0}),
     Variant("plain", "plain", {"method": "plain"}),
-    Variant("binary", "binary", {"condition": "binary"}),
+    Variant("new, classes", "new-classes", new_hint=True),
+    Variant("new, binary", "new-binary", {"condition": "binary"}, new_hint=True),
     Variant("text 1", "baseline", text=1.0),
     Variant("text 3", "baseline", text=3.0),
     Variant("layout 1", "baseline", layout=1.0),
@@ -156,6 +159,8 @@ class Trial:
         return bare(ground.folder / "boxes", ground.run) if self.variant.boxes_only else ground.run
 
     def start(self) -> Path:
+        if not self.variant.new_hint:
+            return model_folder(ModelRef.parse("tiny"))
         encoding = str(self.variant.train.get("condition", "classes"))
         channels = ConditionEncoding(encoding).channels  # type: ignore[arg-type]
         return start(self.options.work / f"start-{channels}", channels)
@@ -164,7 +169,7 @@ class Trial:
         options, variant = self.options, self.variant
         settings = {
             "max_steps": options.steps,
-            "lr": options.lr,
+            "lr": options.new_lr if variant.new_hint else options.lr,
             "unet": options.unet,
             "method": "of-diff",
             "ema_decay": 0.98,
@@ -190,7 +195,10 @@ class Trial:
 
     def compute(self) -> dict[str, float | None]:
         options, variant, ground = self.options, self.variant, self.ground
-        folder = ground.folder / f"{variant.name.replace(' ', '-')}-{digest(request(options))}-out"
+        folder = (
+            ground.folder
+            / f"{variant.name.replace(', ', '-').replace(' ', '-')}-{digest(request(options))}-out"
+        )
         images = call(
             "generate",
             folder / "images",
@@ -241,7 +249,7 @@ def start(out: Path, channels: int) -> Path:
 
 def request(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells depend on."""
-    keys = ("steps", "lr", "unet", "count", "scenes", "denoising_steps")
+    keys = ("steps", "lr", "new_lr", "unet", "count", "scenes", "denoising_steps")
     return {key: getattr(options, key) for key in keys}
 
 
@@ -257,7 +265,8 @@ def main() -> None:
     parser.add_argument("--judges", type=Path, help="train-judge OUTs: scenes, airports, ships")
     parser.add_argument("--judge-steps", type=int, default=1200, help="of judges made here")
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps a training")
-    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=float, default=3e-4, help="peak learning rate from tiny")
+    parser.add_argument("--new-lr", type=float, default=1e-3, help="with a new hint network")
     parser.add_argument("--unet", default="decoder", help="UNet weights that learn")
     parser.add_argument("--count", type=int, default=80, help="images a cell")
     parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
