@@ -21,7 +21,7 @@ from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 from rsgen.request import RunInfo, item_seed
-from rsgen.scorers.base import NoveltyScorer, Rule, is_novelty, make_scorer
+from rsgen.scorers.base import Bound, NoveltyScorer, Rule, is_novelty, make_scorer
 from rsgen.scorers.judging import (
     FAILED,
     Scored,
@@ -67,6 +67,8 @@ class FilterStage:
                 f"filter reads one sample run, got {len(info.paths('run'))}",
                 hint="filter each run by itself; export takes several",
             )
+        if self._settings.rescore == "none":
+            self.shard_size = 1024  # no pixels: files are the work
         self._rules = rules_of(info)
         self._check()
         self.uses_torch = self._settings.rescore == "all" and any(
@@ -201,9 +203,9 @@ class FilterStage:
                         scores[name].setdefault(label, []).append(score)
         bounds = {rule.name: rule.bound(scores.get(rule.name)) for rule in self._rules}
         shown = {name: score_quantiles(found) for name, found in scores.items() if found}
-        return Thresholds(bounds, count, tuple(sorted(failed)), self._new_promise(), shown)
+        return Thresholds(bounds, count, tuple(sorted(failed)), self._new_promise(bounds), shown)
 
-    def _new_promise(self) -> Promise | None:
+    def _new_promise(self, bounds: dict[str, Bound]) -> Promise | None:
         """What min_label_precision makes of an audit, or of faults planted on real labels."""
         if self._settings.min_label_precision is None:
             return None
@@ -211,7 +213,7 @@ class FilterStage:
         return make_promise(
             self._info,
             self._run,
-            [name for name, level in self._levels.items() if level == "instance"],
+            {n: bound for n, bound in bounds.items() if self._levels[n] == "instance"},
             self._name,
             real=lambda: self._samples(self._real, drawn) if self._real else [],
             score=self._score_real,

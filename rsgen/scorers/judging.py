@@ -59,8 +59,12 @@ def without_verdict(sample: Sample) -> Sample:
     """The sample before it was judged: no verdict, and no reasons that a rule gave."""
     instances = tuple(
         replace(i, reasons=tuple(r for r in i.reasons if _rule_of(r) not in i.scores))
+        if i.reasons
+        else i
         for i in sample.layout.instances
     )
+    if not sample.reasons and not any(i.reasons for i in sample.layout.instances):
+        return replace(sample, verdict=None)
     ours = {FAILED, QUOTA, *sample.scores, *(n for i in instances for n in i.scores)}
     reasons = tuple(r for r in sample.reasons if _rule_of(r) not in ours)
     layout = replace(sample.layout, instances=instances)

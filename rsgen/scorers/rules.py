@@ -30,10 +30,11 @@ def default_rules(
     rules = [Rule("integrity", min=0.5)]
     if task != "classification":
         # 3 CIELAB units are barely visible; of procedural scenes 0.5 % of the cars lie below
-        contrast = {"quantile": 0.01} if real else {"min": 3.0}
         rules += [
             Rule("label-geometry", min=0.3, tolerate=0.2),
-            Rule("contrast", **contrast, tolerate=0.3),
+            Rule("contrast", quantile=0.01, tolerate=0.3)
+            if real
+            else Rule("contrast", min=3.0, tolerate=0.3),
         ]
     # copies after JPEG, noise or blur stay under 0.07; of 400 lone boats on water the two
     # most alike are 0.18 apart

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, binom
+from scipy.special import bdtrc, betaincinv
 
 __all__ = [
     "Estimate",
@@ -35,7 +35,7 @@ def precision_floor(right: int, audited: int, confidence: float) -> float:
         raise ValueError(f"{right} right of {audited} audited")
     if right == 0:
         return 0.0
-    return float(beta.ppf(1 - confidence, right, audited - right + 1))
+    return float(betaincinv(right, audited - right + 1, 1 - confidence))
 
 
 def least_audited(precision: float, confidence: float, wrong: int = 0) -> int:
@@ -54,7 +54,7 @@ def p_value(right: int, audited: int, precision: float) -> float:
 
     Of a sample without replacement this is an upper bound: it spreads less than a binomial.
     """
-    return float(binom.sf(right - 1, audited, precision))
+    return float(bdtrc(right - 1, audited, precision)) if right > 0 else 1.0
 
 
 @dataclass(frozen=True)

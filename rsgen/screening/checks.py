@@ -48,7 +48,11 @@ def check_rescore(run: SampleRun, rules: Sequence[Rule]) -> None:
             f"--rescore none: {run.path} is a {run.info.command} run, not a filter run",
             hint="leave --rescore none out to compute the scores",
         )
-    have = {name for sample in run for name in _score_names(sample)}
+    have, wanted = set[str](), {rule.name for rule in rules}
+    for sample in run:
+        have.update(_score_names(sample))
+        if wanted <= have:
+            return
     lacking = [rule.name for rule in rules if rule.name not in have]
     if lacking and len(run):
         raise UsageError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from rsgen.errors import DataError, UsageError
-from rsgen.records import Sample
+from rsgen.records import Instance, Sample
 from rsgen.request import RunInfo, item_seed
-from rsgen.scorers.base import is_thing
+from rsgen.scorers.base import Bound, is_thing
 from rsgen.scorers.judging import Scored, without_verdict
 from rsgen.screening.audit import NameOf, audited_set, draw_audit, read_audit
 from rsgen.screening.promise import (
@@ -31,7 +31,7 @@ MOST_PLANTED = 300  # real images with planted faults
 def make_promise(
     info: RunInfo,
     run: SampleRun,
-    rules: Sequence[str],
+    bounds: Mapping[str, Bound],
     name_of: NameOf,
     *,
     real: Callable[[], Sequence[Sample]],
@@ -40,12 +40,13 @@ def make_promise(
     """What `min_label_precision` comes to: a bound from the audit, else an estimate.
 
     Args:
-        run: the filter run that is filtered again. rules: the object rules.
+        run: the filter run that is filtered again. bounds: of the object rules.
         real: real samples for the estimate; `score` gives them their scores.
 
     Raises:
         DataError: an audit that is not the one that was drawn. UsageError: it cannot be promised.
     """
+    rules = list(bounds)
     if not rules:
         raise UsageError(
             "--min-label-precision needs a rule that scores objects",
@@ -56,7 +57,7 @@ def make_promise(
     of, confidence = audited_set(run.fingerprint, len(run)), info.config.filter.confidence
     if not info.paths("audit"):
         scores = set_scores(lambda: run, rules, name_of)
-        right, wrong = _planted_ranks(info, scores.ranks, rules, name_of, real, score)
+        right, wrong = _planted_ranks(info, scores.ranks, bounds, name_of, real, score)
         return estimated_promise(of, scores, right, wrong, wanted)
     drawn_count = run.info.config.filter.draw_audit
     if drawn_count is None:
@@ -74,12 +75,15 @@ def make_promise(
 def _planted_ranks(
     info: RunInfo,
     ranks: Ranks,
-    rules: Sequence[str],
+    bounds: Mapping[str, Bound],
     name_of: NameOf,
     real: Callable[[], Sequence[Sample]],
     score: ScoreReal,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of real labels as they are, and as faults make them."""
+    """Ranks of real labels as they are, and as faults make them.
+
+    As in the set, what breaks a bound is not among them: it would not have been kept.
+    """
     samples = [without_verdict(sample) for sample in real()[:MOST_PLANTED]]
     names = sorted({n for classes in ranks.quantiles.values() for n in classes})
     faulty = [
@@ -87,14 +91,17 @@ def _planted_ranks(
         for s in samples
     ]
 
+    def kept(instance: Instance, name: str) -> bool:
+        scores = instance.scores
+        return all(b.of(name).passes(scores[r]) for r, b in bounds.items() if r in scores)
+
     def found(some: Sequence[Sample]) -> np.ndarray:
-        return np.array(
-            [
-                ranks.of(instance, name_of(instance.label))
-                for item in score(some, rules)
-                for instance in item.sample.layout.instances
-                if is_thing(instance) and name_of(instance.label) in names
-            ]
-        )
+        things = [
+            (instance, name_of(instance.label))
+            for item in score(some, list(bounds))
+            for instance in item.sample.layout.instances
+            if is_thing(instance)
+        ]
+        return np.array([ranks.of(i, n) for i, n in things if n in names and kept(i, n)])
 
     return found(samples), found(faulty)

@@ -15,6 +15,8 @@ import pytest
 
 from rsgen.errors import DataError, UsageError
 from rsgen.execution import Job, run_stage
+from rsgen.export import as_written
+from rsgen.export.selection import Item
 from rsgen.geometry import Box
 from rsgen.images import write_png
 from rsgen.records import Instance, Layout, Sample
@@ -23,6 +25,7 @@ from rsgen.scorers.base import Bound, Rule
 from rsgen.scorers.judging import Scored, failed_policy, judge, without_verdict
 from rsgen.screening.audit import strata_of
 from rsgen.screening.promise import planted
+from rsgen.settings import ExportConfig
 from rsgen.store import open_samples
 from tests.build import CLASSES, config, sample_run
 
@@ -296,3 +299,24 @@ def test_an_image_rule_can_only_reject(tmp_path: Path) -> None:
     rules = [{"scorer": "integrity", "min": 0.5, "policy": "drop"}]
     with pytest.raises(UsageError, match="can only be rejected"):
         run_filter(tmp_path / "kept", run, {"filter.rules": rules})
+
+
+@pytest.mark.parametrize("default", ["difficult", "keep", "drop"])
+def test_an_export_follows_the_policy_before_its_own_setting(default: Any) -> None:
+    """Catches a rule's policy that the export's default overrules, and the reverse."""
+    reasons = ("judge 0.1 (min 0.5) -> drop",), ("judge 0.1 (min 0.5) -> difficult",)
+    sample = things(0.1, 0.1, 0.1, 0.9)
+    marked = tuple(
+        replace(instance, reasons=reason)
+        for instance, reason in zip(
+            sample.layout.instances, (*reasons, ("judge 0.1 (min 0.5)",), ()), strict=True
+        )
+    )
+    sample = replace(sample, layout=replace(sample.layout, instances=marked))
+    item = Item(0, 0, "s", "s", "synthetic", "train")
+    written, skipped = as_written(sample, item, CLASSES, ExportConfig(failed_objects=default))
+    difficult = [i.difficult for i in written.layout.instances]
+    assert difficult == {
+        "difficult": [True, True, False], "keep": [True, False, False], "drop": [True, False],
+    }[default]  # fmt: skip
+    assert skipped["failed a filter rule"] == (2 if default == "drop" else 1)
