@@ -27,8 +27,8 @@ from rsgen.models.processing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     PixelPreparation,
-    silence_transformers,
 )
+from rsgen.models.whole import load_whole
 from rsgen.prompts import spaced
 from rsgen.records import ClassTable, Instance
 
@@ -62,30 +62,7 @@ class ClipSegNetwork:
         """
         from transformers import CLIPSegForImageSegmentation
 
-        silence_transformers()
-        kind: Any = CLIPSegForImageSegmentation
-        try:
-            model, said = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-            missing = sorted(said["missing_keys"])
-            if not missing:
-                model = model.to(device).eval().requires_grad_(False)
-        except Exception as error:  # transformers raises a dozen kinds over a bad folder
-            raise memory_error(error) or SetupError(
-                f"{folder}: not a CLIPSeg model that can be loaded "
-                f"({type(error).__name__}: {(str(error) or '-').splitlines()[0]})",
-                hint="download the folder again",
-            ) from error
-        if missing:  # transformers would go on with random numbers
-            raise SetupError(
-                f"{folder}: its weights lack {len(missing)} tensors of clipseg: {missing[0]}, ...",
-                hint="download the folder again",
-            )
+        model = load_whole(CLIPSegForImageSegmentation, folder, "CLIPSeg", device)
         preparation = PixelPreparation.read(folder, USUAL)
         if preparation.keep_aspect or len(set(preparation.input_size)) != 1:
             raise SetupError(

@@ -25,8 +25,8 @@ from rsgen.models.processing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     processor_settings,
-    silence_transformers,
 )
+from rsgen.models.whole import load_whole
 
 __all__ = ["Preprocessing", "SamNetwork"]
 
@@ -122,29 +122,7 @@ class SamNetwork:
         Raises:
             SetupError: files do not make such a model. OutOfMemory: it does not fit.
         """
-        silence_transformers()
-        try:
-            model, said = _model_class(family).from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-            missing = sorted(said["missing_keys"])
-            if not missing:
-                model = model.to(device).eval().requires_grad_(False)
-        except Exception as error:  # transformers raises a dozen kinds over a bad folder
-            raise memory_error(error) or SetupError(
-                f"{folder}: not a {family} model that can be loaded "
-                f"({type(error).__name__}: {(str(error) or '-').splitlines()[0]})",
-                hint="download the folder again",
-            ) from error
-        if missing:  # transformers would go on with random numbers
-            raise SetupError(
-                f"{folder}: its weights lack {len(missing)} tensors of {family}: {missing[0]}, ...",
-                hint="download the folder again",
-            )
+        model = load_whole(_model_class(family), folder, family, device)
         side = int(model.prompt_encoder.input_image_size)
         return cls(model, Preprocessing.read(folder, side, family == "sam"), device, dtype)
 

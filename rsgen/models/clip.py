@@ -20,7 +20,8 @@ from rsgen.devices import memory_error
 from rsgen.errors import SetupError, UsageError
 from rsgen.images import Pixels, sha256_file
 from rsgen.models.base import ModelRef, model_folder, model_hash
-from rsgen.models.processing import PixelPreparation, silence_transformers
+from rsgen.models.processing import PixelPreparation
+from rsgen.models.whole import load_whole
 from rsgen.request import digest
 
 __all__ = ["CLIP_FAMILIES", "Clip", "clip_folder", "clip_hash", "load_tokenizer"]
@@ -116,8 +117,7 @@ class Clip:
         """
         folder = clip_folder(str(reference))
         family = _family(folder)
-        silence_transformers()
-        model = _loaded_model(folder, family, device)
+        model = load_whole(_model_class(family), folder, family, device)
         tokenizer = load_tokenizer(folder)
         side = int(model.config.vision_config.image_size)
         usual = (
@@ -214,33 +214,10 @@ class Clip:
             raise (memory_error(error) or error) from error
 
 
-def _loaded_model(folder: Path, family: str, device: str) -> Any:
+def _model_class(family: str) -> Any:
     from transformers import CLIPModel, SiglipModel
 
-    kind: Any = CLIPModel if family == "clip" else SiglipModel
-    try:
-        model, said = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-        missing = sorted(said["missing_keys"])
-        if not missing:
-            model = model.to(device).eval().requires_grad_(False)
-    except Exception as error:  # transformers raises a dozen kinds over a bad folder
-        raise memory_error(error) or SetupError(
-            f"{folder}: not a {family} model that can be loaded "
-            f"({type(error).__name__}: {(str(error) or '-').splitlines()[0]})",
-            hint="download the folder again",
-        ) from error
-    if missing:  # transformers would go on with random numbers
-        raise SetupError(
-            f"{folder}: its weights lack {len(missing)} tensors of {family}: {missing[0]}, ...",
-            hint="download the folder again",
-        )
-    return model
+    return CLIPModel if family == "clip" else SiglipModel
 
 
 def load_tokenizer(folder: Path) -> Any:
