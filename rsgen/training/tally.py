@@ -61,12 +61,12 @@ class Tally:
         if self.composed and float(sums[0] + sums[1]) > 0:
             reporter.metric("composite share", float(sums[1] / (sums[0] + sums[1])), step)
         if last and self._first is not None:
-            self._tell_all(step, reporter)
+            self._tell_all(self._first + 1, step, reporter)
 
-    def _tell_all(self, step: int, reporter: Reporter) -> None:
+    def _tell_all(self, first: int, step: int, reporter: Reporter) -> None:
         samples, composites = (int(n) for n in self._all[:2])
         count = len(self.classes.classes)
-        text = f"steps {self._first} to {step}: {samples} real samples"
+        text = f"steps {first} to {step}: {samples} real samples"
         if self.composed:
             share = composites / max(samples + composites, 1)
             text += f" and {composites} composites ({share:.0%} of what was learned from)"

@@ -421,7 +421,7 @@ def test_the_tally_by_hand() -> None:
     tally.tell(2 * tally.take(), 6, True, told)
     assert told.metrics == {"composite share": [0.0, 1.0]}
     assert told.texts == [
-        "info: steps 4 to 6: 6 real samples and 2 composites (25% of what was learned from); "
+        "info: steps 5 to 6: 6 real samples and 2 composites (25% of what was learned from); "
         "objects in real samples: plane 6",
         "info: objects in composites: plane 2, ship 2",
         "info: of 8 pairs looked at 25% went together, 0% had better partners, 0% are of one "
