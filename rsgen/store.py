@@ -97,7 +97,9 @@ def _content_hash(path: Path, size: int) -> str:
 
 def is_model_name(name: str, path: Path) -> bool:
     """Whether an input is a model by name (`tiny`, `hub:ORG/NAME`) and no folder."""
-    return name in {"checkpoint", "base", "clip"} and (str(path) == "tiny" or str(path)[:4] == "hub:")
+    return name in {"checkpoint", "base", "clip"} and (
+        str(path) == "tiny" or str(path)[:4] == "hub:"
+    )
 
 
 def input_ref(name: str, path: Path, *, allow_partial: bool = False) -> InputRef:

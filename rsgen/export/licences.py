@@ -138,7 +138,12 @@ def _named_models(info: RunInfo) -> list[str]:
             names += [] if value is None else [str(value)]
     for ref in info.inputs:
         path = Path(ref.path)
-        is_model = is_model_name(ref.name, path) or ref.name in ("checkpoint", "base", "judge", "clip")
+        is_model = is_model_name(ref.name, path) or ref.name in (
+            "checkpoint",
+            "base",
+            "judge",
+            "clip",
+        )
         if is_model and run_folder(path) is None:
             names.append(ref.path)
     return names

@@ -90,7 +90,11 @@ def raw_inputs(chain: Sequence[RunInfo]) -> list[str]:
 
 def _made_by(name: str, path: str) -> str | None:
     """The fingerprint of the run that an input is, or lies in."""
-    if name in {"corrections", "audit"} or is_model_name(name, Path(path)) or not Path(path).exists():
+    if (
+        name in {"corrections", "audit"}
+        or is_model_name(name, Path(path))
+        or not Path(path).exists()
+    ):
         return None
     out = run_folder(Path(path))
     return None if out is None else RunInfo.load(out).fingerprint
