@@ -35,7 +35,7 @@ class ConfigOption:
         return self.flag.lstrip("-").replace("-", "_")
 
     def parameter(self) -> inspect.Parameter:
-        """The Typer parameter; None means "not given", so defaults stay in settings.py."""
+        """The Typer parameter; None means "not given", so defaults stay in rsgen/settings."""
         section, _, leaf = self.key.rpartition(".")
         model = type(getattr(Config(), section)) if section else Config
         field = model.model_fields[leaf]
