@@ -22,6 +22,7 @@ __all__ = [
     "SCHEDULERS",
     "Branches",
     "Keep",
+    "Predictor",
     "SamplingSettings",
     "draw_noise",
     "make_scheduler",
@@ -151,7 +152,7 @@ def plan_branches(
     )
 
 
-class _Predictor:
+class Predictor:
     """The guided prediction of a model for fixed prompts and conditions."""
 
     def __init__(
@@ -259,7 +260,7 @@ def sample(
         condition = condition.to(device)
     scheduler = make_scheduler(settings.scheduler, model.scheduler_config)
     scheduler.set_timesteps(settings.steps, device=device)
-    predictor = _Predictor(model, text, negative, condition, settings)
+    predictor = Predictor(model, text, negative, condition, settings)
     if on_branches is not None:
         on_branches(predictor.branches)
     latents: Tensor = noise.float() * scheduler.init_noise_sigma
