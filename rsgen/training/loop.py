@@ -30,6 +30,7 @@ __all__ = [
     "Objective",
     "SeveralLosses",
     "Tallied",
+    "average_gradients",
     "averaged",
     "fit",
     "learning_rate",
@@ -261,7 +262,7 @@ def _step(
                 total += loss.detach()
                 accelerator.backward(loss)
     if isinstance(objective, SeveralLosses):
-        _average_gradients(list(objective.parameters().values()), accelerator)
+        average_gradients(list(objective.parameters().values()), accelerator)
     mean = float(accelerator.reduce(total, "mean"))
     if not math.isfinite(mean):
         optimizer.zero_grad()
@@ -276,7 +277,7 @@ def _step(
     return mean, True
 
 
-def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+def average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
     """Every rank gets the mean of all ranks' gradients, a bucket at a time."""
     if accelerator.num_processes == 1:
         return

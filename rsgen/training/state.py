@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from rsgen.models.weight_files import share_weights
 
-__all__ = ["TrainingState", "latest_state", "load_state", "save_state"]
+__all__ = [
+    "TrainingState",
+    "fill_optimizer",
+    "latest_state",
+    "load_state",
+    "optimizer_tensors",
+    "plain",
+    "save_state",
+]
 
 KEPT_STATES = 2
 
@@ -55,13 +63,13 @@ def save_state(
         shutil.rmtree(temporary)
     temporary.mkdir()
     save_file(
-        {name: _plain(p.data) for name, p in parameters.items()},
+        {name: plain(p.data) for name, p in parameters.items()},
         temporary / "weights.safetensors",
     )
-    save_file(_optimizer_tensors(parameters, optimizer), temporary / "optimizer.safetensors")
+    save_file(optimizer_tensors(parameters, optimizer), temporary / "optimizer.safetensors")
     if average is not None:
         save_file(
-            {name: _plain(t) for name, t in zip(parameters, average, strict=True)},
+            {name: plain(t) for name, t in zip(parameters, average, strict=True)},
             temporary / "average.safetensors",
         )
     history = torch.tensor(state.history, dtype=torch.float64)
@@ -96,7 +104,7 @@ def load_state(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    _fill_optimizer(parameters, optimizer, load_file(folder / "optimizer.safetensors"))
+    fill_optimizer(parameters, optimizer, load_file(folder / "optimizer.safetensors"))
     if average is not None:
         averages = load_file(folder / "average.safetensors")
         for name, tensor in zip(parameters, average, strict=True):
@@ -111,7 +119,7 @@ def load_state(
     )
 
 
-def _plain(tensor: Tensor) -> Tensor:
+def plain(tensor: Tensor) -> Tensor:
     """A dense copy in the default memory order, as safetensors wants it."""
     return tensor.detach().cpu().contiguous().clone()
 
@@ -120,21 +128,23 @@ def _states(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if (p / "state.json").is_file())
 
 
-def _optimizer_tensors(
+def optimizer_tensors(
     parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
+    """What an optimiser remembers, as `parameter:key` -> tensor, dense on the CPU."""
     found = {}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            found[f"{name}:{key}"] = _plain(torch.as_tensor(value))
+            found[f"{name}:{key}"] = plain(torch.as_tensor(value))
     return found
 
 
-def _fill_optimizer(
+def fill_optimizer(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
 ) -> None:
+    """Give an optimiser back what `optimizer_tensors` wrote."""
     optimizer.state.clear()
     for joined, value in tensors.items():
         name, key = joined.rsplit(":", 1)
