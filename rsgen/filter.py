@@ -22,13 +22,7 @@ from rsgen.records import ClassTable, Sample
 from rsgen.registry import resolve
 from rsgen.request import RunInfo, item_seed
 from rsgen.scorers.base import Bound, NoveltyScorer, Rule, is_novelty, make_scorer
-from rsgen.scorers.judging import (
-    FAILED,
-    Scored,
-    judge,
-    score_samples,
-    without_verdict,
-)
+from rsgen.scorers.judging import FAILED, Scored, judge, score_samples, without_verdict
 from rsgen.scorers.neighbours import (
     References,
     SignatureStore,
@@ -40,12 +34,18 @@ from rsgen.scorers.neighbours import (
 )
 from rsgen.scorers.rules import rules_of
 from rsgen.screening.audit import audited_set, kept_objects
-from rsgen.screening.checks import check_promise, check_rescore, check_rules, failed_rule
+from rsgen.screening.checks import (
+    check_audit,
+    check_promise,
+    check_rescore,
+    check_rules,
+    failed_rule,
+)
 from rsgen.screening.finish import finish_filter
 from rsgen.screening.promise import GATE, Promise, gate
 from rsgen.screening.promising import make_promise
 from rsgen.screening.quotas import objects_of, within_quotas
-from rsgen.screening.thresholds import Thresholds, score_quantiles
+from rsgen.screening.thresholds import THRESHOLDS, Thresholds, score_quantiles
 from rsgen.store import SampleRun, open_samples, part_path, read_part
 from rsgen.tables import samples_from_table
 
@@ -110,6 +110,7 @@ class FilterStage:
     def count(self) -> int:
         if self._settings.rescore == "none":
             check_rescore(self._run, self._rules)
+        check_audit(self._info, self._run, self._scorer_levels(), self._name)
         return len(self._run)
 
     def classes(self) -> ClassTable:
@@ -174,7 +175,7 @@ class FilterStage:
         return make_scorer(rule.scorer, options)
 
     def _frozen_thresholds(self) -> Thresholds:
-        path = self._info.out / "thresholds.json"
+        path = self._info.out / THRESHOLDS
         if not path.is_file():
             text = json.dumps(self._resolve_thresholds().to_json(), indent=1, sort_keys=True)
             replace_bytes(path, (text + "\n").encode("utf-8"))

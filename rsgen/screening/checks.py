@@ -9,10 +9,13 @@ from rsgen.records import Sample
 from rsgen.request import RunInfo
 from rsgen.scorers.base import Rule
 from rsgen.scorers.judging import FAILED, QUOTA
+from rsgen.screening.audit import NameOf
 from rsgen.screening.promise import GATE
+from rsgen.screening.promising import audited_promise
+from rsgen.screening.thresholds import THRESHOLDS
 from rsgen.store import SampleRun
 
-__all__ = ["check_promise", "check_rescore", "check_rules", "failed_rule"]
+__all__ = ["check_audit", "check_promise", "check_rescore", "check_rules", "failed_rule"]
 
 
 def check_rules(rules: Sequence[Rule], levels: Mapping[str, str], *, real: bool) -> None:
@@ -115,3 +118,17 @@ def check_promise(info: RunInfo, run: SampleRun) -> None:
             "--min-label-precision needs an audit, or real images to estimate with",
             hint="add --audit FILE (drawn with --draw-audit 200) or --real RUN",
         )
+
+
+def check_audit(info: RunInfo, run: SampleRun, levels: Mapping[str, str], name_of: NameOf) -> None:
+    """An audit that carries no promise is refused while OUT is still free for a mended one.
+
+    Args:
+        levels: of each rule: image or instance.
+
+    Raises:
+        DataError, UsageError: as `audited_promise`.
+    """
+    if info.paths("audit") and not (info.out / THRESHOLDS).is_file():
+        rules = [name for name, level in levels.items() if level == "instance"]
+        audited_promise(info, run, rules, name_of)

@@ -22,7 +22,7 @@ from rsgen.screening.promise import (
 )
 from rsgen.store import SampleRun
 
-__all__ = ["ScoreReal", "make_promise"]
+__all__ = ["ScoreReal", "audited_promise", "make_promise"]
 
 ScoreReal = Callable[[Sequence[Sample], Sequence[str]], Sequence[Scored]]
 MOST_PLANTED = 300  # real images with planted faults
@@ -47,29 +47,52 @@ def make_promise(
         DataError: an audit that is not the one that was drawn. UsageError: it cannot be promised.
     """
     rules = list(bounds)
-    if not rules:
-        raise UsageError(
-            "--min-label-precision needs a rule that scores objects",
-            hint="add one: judge, contrast, clip-objects",
-        )
-    wanted = info.config.filter.min_label_precision
-    assert wanted is not None, "asked by the caller"
-    of, confidence = audited_set(run.fingerprint, len(run)), info.config.filter.confidence
-    if not info.paths("audit"):
-        scores = set_scores(lambda: run, rules, name_of)
-        right, wrong = _planted_ranks(info, scores.ranks, bounds, name_of, real, score)
-        return estimated_promise(of, scores, right, wrong, wanted)
+    if info.paths("audit"):
+        return audited_promise(info, run, rules, name_of)
+    scores = set_scores(lambda: run, _object_rules(rules), name_of)
+    right, wrong = _planted_ranks(info, scores.ranks, bounds, name_of, real, score)
+    of = audited_set(run.fingerprint, len(run))
+    return estimated_promise(of, scores, right, wrong, _wanted(info))
+
+
+def audited_promise(
+    info: RunInfo, run: SampleRun, rules: Sequence[str], name_of: NameOf
+) -> Promise:
+    """The bound that the audit carries. It needs no pixels, so it is asked before OUT is taken.
+
+    Args:
+        run: the filter run that drew the audit. rules: those that score objects.
+
+    Raises:
+        DataError: an audit that is not the one that was drawn. UsageError: it cannot be promised.
+    """
     drawn_count = run.info.config.filter.draw_audit
     if drawn_count is None:
         raise DataError(
             f"--audit: {run.path} drew no audit",
             hint="draw one with: rsgen filter RUN --draw-audit 200 --out OUT",
         )
+    of = audited_set(run.fingerprint, len(run))
     drawn = draw_audit(run, name_of, drawn_count, run.info.seed)
     audit = read_audit(info.paths("audit")[0], of, drawn)
     places = frozenset((row.sample, row.instance) for row in audit)
-    scores = set_scores(lambda: run, rules, name_of, places)
-    return learned_promise(of, scores, audit, wanted, confidence)
+    scores = set_scores(lambda: run, _object_rules(rules), name_of, places)
+    return learned_promise(of, scores, audit, _wanted(info), info.config.filter.confidence)
+
+
+def _wanted(info: RunInfo) -> float:
+    wanted = info.config.filter.min_label_precision
+    assert wanted is not None, "asked by the caller"
+    return wanted
+
+
+def _object_rules(rules: Sequence[str]) -> Sequence[str]:
+    if not rules:
+        raise UsageError(
+            "--min-label-precision needs a rule that scores objects",
+            hint="add one: judge, contrast, clip-objects",
+        )
+    return rules
 
 
 def _planted_ranks(

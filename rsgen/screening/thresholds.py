@@ -11,7 +11,9 @@ import numpy as np
 from rsgen.scorers.base import Bound
 from rsgen.screening.promise import GATE, Promise
 
-__all__ = ["Thresholds", "score_quantiles"]
+__all__ = ["THRESHOLDS", "Thresholds", "score_quantiles"]
+
+THRESHOLDS = "thresholds.json"
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from rsgen.scorers.judging import Scored, failed_policy, judge, without_verdict
 from rsgen.screening.audit import strata_of
 from rsgen.screening.promise import planted
 from rsgen.settings import ExportConfig
-from rsgen.store import open_samples
+from rsgen.store import is_committed, open_samples
 from tests.build import CLASSES, config, sample_run
+from tests.conftest import Result
 
 SIDE = 48
 CONTRAST = {"scorer": "contrast", "min": 3.0, "tolerate": 0.9}
@@ -180,6 +181,25 @@ def test_what_an_audit_cannot_carry_is_refused(
     fill(kept / "audit.csv", tmp_path / "audit.csv", verdict, change)
     with pytest.raises(error, match=words):
         run_filter(tmp_path / "sure", kept, PROMISE, audit=tmp_path / "audit.csv")
+    assert not (tmp_path / "sure").exists()
+
+
+def test_a_mended_audit_goes_into_the_same_folder(
+    drawn: Any, tmp_path: Path, cli_here: Callable[..., Result]
+) -> None:
+    """Catches an audit that is read when OUT is taken: its mended line was another request."""
+    kept, truth = drawn
+    audit, out = tmp_path / "audit.csv", tmp_path / "sure"
+    line = ("filter", kept, "--rescore", "none", "--audit", audit)
+    line = (*line, "--min-label-precision", 0.95, "--out", out)
+    line = (*line, "-s", f"filter.rules={json.dumps([CONTRAST])}")
+    for damage in ({"verdict": ""}, {"verdict": "maybe"}, {"sample": "x"}, {"run": "0/1"}):
+        fill(kept / "audit.csv", audit, said(truth), damage)
+        assert (cli_here(*line).code, out.exists()) == (3, False)
+    fill(kept / "audit.csv", audit, lambda row: "wrong")
+    assert (cli_here(*line).code, out.exists()) == (2, False)
+    fill(kept / "audit.csv", audit, said(truth))
+    assert cli_here(*line).code == 0 and is_committed(out)
 
 
 def test_a_row_that_is_left_out_is_missed(drawn: Any, tmp_path: Path) -> None:
