@@ -1,28 +1,23 @@
-"""The commands: their arguments, their options, and the one library call each makes."""
+"""The commands: their arguments and their options.
+
+What a line then calls is in calls.py, the lines shown as examples in examples.py.
+"""
 
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from rsgen.errors import UsageError
-
-from .options import EXECUTION, Common, ConfigOption
-
-if TYPE_CHECKING:
-    from rsgen.reporting import Reporter, RunSummary
-    from rsgen.runs import Control
+from .calls import Call, job_call, run_call
+from .examples import EXAMPLES
+from .options import EXECUTION, ConfigOption
 
 __all__ = ["COMMANDS", "CommandSpec"]
-
-Pairs = list[tuple[str, Any]]
-Call = Callable[[Common, dict[str, Any], Pairs, Pairs, "Reporter", "Control"], "RunSummary | None"]
 
 
 @dataclass(frozen=True)
@@ -65,97 +60,6 @@ def _option(
     )
 
 
-def _paths(value: Any) -> list[Path]:
-    if value is None:
-        return []
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return [_model_path(v) if isinstance(v, str) else v for v in values]
-
-
-def _model_path(text: str) -> Path:
-    """A model: `tiny` and `hub:...` stay names, folders get absolute (`./tiny` is a folder)."""
-    return Path(text) if text == "tiny" or text.startswith("hub:") else Path(text).absolute()
-
-
-def _job_call(command: str, inputs: Mapping[str, str], flags: Mapping[str, str]) -> Call:
-    """A call that builds the Job and runs the stage or program.
-
-    `inputs`: argument -> name of the input; `flags`: config key -> option.
-    """
-
-    def call(
-        common: Common,
-        given: dict[str, Any],
-        options: Pairs,
-        settings: Pairs,
-        reporter: Reporter,
-        control: Control,
-    ) -> RunSummary | None:
-        from rsgen.config import dump_json, dump_yaml, load_config, section_name
-        from rsgen.pipeline import read_layers, run_command
-        from rsgen.runs import Job
-
-        layers = read_layers(common.config)
-        config = load_config(layers, options=options, settings=settings, flags=flags)
-        if common.print_config:
-            dump = dump_json if common.json else dump_yaml
-            sys.stdout.write(dump(config, [section_name(command)]))
-            return None
-        if common.out is None:
-            raise UsageError(f"rsgen {command} needs --out", hint="add --out FOLDER")
-        job = Job(
-            command=command,
-            config=config,
-            out=common.out,
-            inputs={name: _paths(given[arg]) for arg, name in inputs.items() if given[arg]},
-            reporter=reporter,
-            control=control,
-            slice_of=common.slice_of(),
-            if_locked=common.locked_policy(),
-            dry_run=common.dry_run,
-            series=given.get("series"),
-            allow_partial=common.allow_partial,
-        )
-        return run_command(job)
-
-    return call
-
-
-def _run_call(
-    common: Common,
-    given: dict[str, Any],
-    options: Pairs,
-    settings: Pairs,
-    reporter: Reporter,
-    control: Control,
-) -> RunSummary | None:
-    from rsgen.pipeline import PipelineJob, print_pipeline, run_pipeline
-
-    if common.slice_of() is not None:
-        raise UsageError(
-            "rsgen run has no --slice: its stages follow one another",
-            hint="run one stage's command with --slice in a job array",
-        )
-    job = PipelineJob(
-        pipeline=given["pipeline"],
-        layers=tuple(common.config),
-        work=given["work"] or common.out,
-        options=tuple(options),
-        settings=tuple(settings),
-        first=given["from_stage"],
-        last=given["until_stage"],
-        reporter=reporter,
-        control=control,
-        if_locked=common.locked_policy(),
-        dry_run=common.dry_run,
-        series=given["series"],
-    )
-    if common.print_config:
-        sys.stdout.write(print_pipeline(job, as_json=common.json))
-        return None
-    return run_pipeline(job)
-
-
 def _spec(
     name: str,
     text: str,
@@ -164,67 +68,9 @@ def _spec(
 ) -> CommandSpec:
     inputs = {parameter.name: input_name for parameter, input_name in arguments if input_name}
     flags = {option.key: option.flag for option in (*options, *EXECUTION)}
-    call = _job_call(name, inputs, flags)
+    call = job_call(name, inputs, flags)
     return CommandSpec(name, text, [p for p, _ in arguments], options, call)
 
-
-EXAMPLES: dict[str, tuple[str, ...]] = {
-    "scenes": ("scenes --count 200 --size 256 --out scenes",),
-    "extract-masks": (
-        "extract-masks DATASET --out masks",
-        "extract-masks DATASET --class-map airplane=plane --gsd 0.5 --out masks",
-        "extract-masks DATASET --backend sam --model hub:facebook/sam-vit-base --out masks",
-        "extract-masks DATASET --backend text-prompted --model hub:CIDAS/clipseg-rd64-refined "
-        "--out masks",
-        "extract-masks DATASET -s extract_masks.captions=CLIP --out masks   (phrases for prompts)",
-        "extract-masks DATASET --backend worker --command 'python worker.py' --out masks",
-        "extract-masks --images pictures labels.json --format coco --out masks",
-        "export masks --format labelme --out fix          (then: labelme fix/dataset/labelme)",
-        "extract-masks masks --corrections fix/dataset/labelme --out masks-2",
-    ),
-    "build-mask-pool": (
-        "build-mask-pool masks --out pool",
-        "build-mask-pool masks-2023 masks-2024 --out pool",
-    ),
-    "train": (
-        "train masks --out model                          (the embedded demonstration model)",
-        "train masks --base hub:ORG/NAME --out model      (a Stable Diffusion 1.5 folder or hub)",
-        "train masks --steps 2000 --max-time 4h --out model",
-    ),
-    "train-judge": (
-        "train-judge masks --out judges",
-        "train-judge masks --steps 2000 --judges evaluation --out judges",
-    ),
-    "generate": (
-        "generate model --pool pool --count 500 --out images",
-        "generate model --layouts masks --per-layout 2 --out images",
-        "generate model --pool pool --count 500 --workers 4 --out images",
-        "generate model --pool pool --count 500 --out images --series weekly",
-    ),
-    "filter": (
-        "filter images --real masks --out kept",
-        "filter images --real masks --judge judges --out kept",
-        "filter images --real masks --fail-under 0.6 --out kept",
-        "filter images --real masks --judge judges --draw-audit 200 --out kept",
-        "filter kept --rescore none --real masks --judge judges --audit kept/audit.csv "
-        "--min-label-precision 0.95 --out sure",
-    ),
-    "export": (
-        "export kept --format coco,dota,yolo-obb --out set",
-        "export kept --with-real masks --ratio 1:1 --image-format match-real --out set",
-    ),
-    "evaluate": (
-        "evaluate kept --real masks --judge judges --out report",
-        "evaluate kept --real masks --judge judges --metrics layout,downstream --out report",
-        "evaluate new --real masks --judge judges --against report --out report-new",
-    ),
-    "run": (
-        "run quickstart --work quickstart-run",
-        "run factory.yaml --work work --from filter",
-        "run factory.yaml --work work --series nightly   (new images each time)",
-        "templates jobs/nightly.sh > nightly.sh          (for cron; `templates`: Slurm, DVC)",
-    ),
-}
 
 O = ConfigOption  # noqa: E741 - a short name keeps the table readable
 
@@ -413,6 +259,6 @@ COMMANDS: tuple[CommandSpec, ...] = (
             ),
         ],
         [],
-        _run_call,
+        run_call,
     ),
 )
