@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 
-from rsgen.detections import Detections, Detector
+from rsgen.detections import Detections
 from rsgen.errors import UsageError
-from rsgen.geometry import Box, as_array, box_quad
+from rsgen.geometry import Box
 from rsgen.images import Pixels
 from rsgen.judge.eyes import JUDGE, EyesRef
 from rsgen.matching import Asked, iou_matrix, match_objects
-from rsgen.records import ClassTable, Instance, Layout, Sample
-from rsgen.scorers.base import FloatArray, Level, is_thing
+from rsgen.records import ClassTable, Layout, Sample
+from rsgen.scorers.base import FloatArray, Level
+from rsgen.scorers.looking import Eyes, asked_things, open_eyes, other_outlines
 
 if TYPE_CHECKING:
     from rsgen.judge.network import Maps
@@ -29,36 +28,6 @@ __all__ = ["ClassPresence", "ExtraObjects", "JudgeImage", "JudgeObjects", "judge
 
 SAME = 0.5  # a detection on an object that is not scored is no extra one
 RIGHT = 0  # place of "right" among the verification head's answers
-
-
-class _Eyes:
-    """A detector with its answers to the last batch: rules of one run ask the same of it."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector
-        things = frozenset(c.name for c in detector.classes.classes if c.kind == "thing")
-        self.known: frozenset[str] = getattr(detector, "known", things)
-        self._last: tuple[bytes, list[Detections], Maps | None] | None = None
-
-    def look(self, images: Pixels) -> tuple[list[Detections], Maps | None]:
-        """Detections of each image, and a judge's maps of them."""
-        key = blake2b(repr(images.shape).encode() + images.tobytes(), digest_size=16).digest()
-        if self._last is None or self._last[0] != key:
-            from rsgen.judge.model import Judge
-
-            if isinstance(self.detector, Judge):
-                maps = self.detector.maps(images)
-                self._last = (key, self.detector.detect_in(maps, images.shape[1:3]), maps)
-            else:
-                self._last = (key, self.detector.detect(images), None)
-        return self._last[1], self._last[2]
-
-
-@lru_cache(maxsize=2)
-def _open(
-    reference: EyesRef, classes: ClassTable | None, device: str, time_limit_s: float
-) -> _Eyes:
-    return _Eyes(reference.open(classes, "reward", device, time_limit_s))
 
 
 class _Looks(Protocol):
@@ -80,10 +49,10 @@ def _reference(scorer: _Looks) -> EyesRef:
     return EyesRef.parse(scorer.detector, scorer.judge)
 
 
-def _eyes(scorer: _Looks) -> _Eyes:
+def _eyes(scorer: _Looks) -> Eyes:
     reference = _reference(scorer)
     classes = None if reference.kind == "judge" else scorer.classes
-    return _open(reference, classes, scorer.device, scorer.time_limit_s)
+    return open_eyes(reference, classes, scorer.device, scorer.time_limit_s)
 
 
 def _check(scorer: _Looks) -> None:
@@ -139,7 +108,7 @@ class JudgeObjects:
     def score(self, images: Pixels, samples: Sequence[Sample]) -> list[FloatArray]:
         eyes = _eyes(self)
         found, maps = eyes.look(images)
-        rows = [_asked(s.layout, eyes) for s in samples]
+        rows = [asked_things(s.layout, eyes) for s in samples]
         parts = []
         if self.look != "verification":
             parts.append([self._seen(d, a) for d, (_, a) in zip(found, rows, strict=True)])
@@ -194,9 +163,9 @@ class JudgeImage:
         rows = zip(found, samples, strict=True)
         return np.asarray([self._one(d, s.layout, eyes) for d, s in rows], dtype=np.float32)
 
-    def _one(self, found: Detections, layout: Layout, eyes: _Eyes) -> float:
-        places, asked = _asked(layout, eyes)
-        others = _others(layout, places)
+    def _one(self, found: Detections, layout: Layout, eyes: Eyes) -> float:
+        places, asked = asked_things(layout, eyes)
+        others = other_outlines(layout, places)
         if not len(asked) and len(others):
             return math.nan
         sure = found.above(self.least)
@@ -241,8 +210,8 @@ class ClassPresence:
         rows = zip(found, samples, strict=True)
         return np.asarray([self._one(d, s.layout, eyes) for d, s in rows], dtype=np.float32)
 
-    def _one(self, found: Detections, layout: Layout, eyes: _Eyes) -> float:
-        _, asked = _asked(layout, eyes)
+    def _one(self, found: Detections, layout: Layout, eyes: Eyes) -> float:
+        _, asked = asked_things(layout, eyes)
         best = {
             name: max((s for s, n in zip(found.scores, found.labels, strict=True) if n == name),
                       default=0.0)
@@ -285,7 +254,7 @@ class ExtraObjects:
 
     def _one(self, found: Detections, layout: Layout) -> float:
         sure = found.above(self.least)
-        labels = _others(layout, ())
+        labels = other_outlines(layout, ())
         free = iou_matrix(sure.quads, labels).max(axis=1, initial=0.0) < self.overlap
         for instance in layout.instances:
             box = instance.bounds()
@@ -304,7 +273,7 @@ def shares_in_box(quads: npt.NDArray[np.float64], box: Box) -> npt.NDArray[np.fl
 
 def judge_features(judge: str, images: Pixels, device: str) -> npt.NDArray[np.float32]:
     """Means and spreads of judge A's feature map, float32 [N, C] of uint8 [N, H, W, 3] RGB."""
-    detector: Any = _open(EyesRef.parse(JUDGE, judge), None, device, 60.0).detector
+    detector: Any = open_eyes(EyesRef.parse(JUDGE, judge), None, device, 60.0).detector
     found: npt.NDArray[np.float32] = detector.features(images)
     return found
 
@@ -312,50 +281,8 @@ def judge_features(judge: str, images: Pixels, device: str) -> npt.NDArray[np.fl
 # ---------------------------------------------------------------- which objects
 
 
-def _asked(layout: Layout, eyes: _Eyes) -> tuple[list[int], Asked]:
-    """Positions of the objects that the detector can be asked about, and what is asked."""
-    places, quads, labels = list[int](), [], []
-    for k, instance in enumerate(layout.instances):
-        entry = eyes.detector.classes.find(instance.label)
-        corners = _corners(instance)
-        if entry is None or entry.name not in eyes.known or corners is None:
-            continue
-        x, y = corners.mean(axis=0)
-        if 0 <= x < layout.width and 0 <= y < layout.height:
-            places.append(k)
-            quads.append(corners)
-            labels.append(entry.name)
-    count = len(places)
-    every = np.array(quads, dtype=np.float64).reshape(-1, 4, 2)
-    none, unknown = np.zeros(count, dtype=bool), np.full(count, np.nan)
-    asked = Asked(every, tuple(labels), none, unknown, layout.width, layout.height)
-    return places, asked
-
-
-def _corners(instance: Instance) -> npt.NDArray[np.float64] | None:
-    """[4, 2] of a thing with an area; None for stuff and crowds."""
-    box = instance.bounds()
-    if not is_thing(instance) or box is None or not box.area > 0:
-        return None
-    corners = as_array(instance.quad or box_quad(box))
-    return corners if np.isfinite(corners).all() else None
-
-
-def _others(layout: Layout, places: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Outlines of the things that are not asked about, [m, 4, 2]; stuff is ground."""
-    asked = set(places)
-    quads = []
-    for k, instance in enumerate(layout.instances):
-        box = instance.bounds()
-        outlined = instance.box is not None or instance.quad is not None
-        if k in asked or box is None or not outlined or not box.area > 0:
-            continue
-        quads.append(as_array(instance.quad or box_quad(box)))
-    return np.array(quads, dtype=np.float64).reshape(-1, 4, 2)
-
-
 def _verified(
-    eyes: _Eyes, maps: Maps | None, samples: Sequence[Sample], places: Sequence[Sequence[int]]
+    eyes: Eyes, maps: Maps | None, samples: Sequence[Sample], places: Sequence[Sequence[int]]
 ) -> list[npt.NDArray[np.float64]]:
     """Probability that each asked object's box and class are right, [asked] an image."""
     from rsgen.judge.targets import row_of
