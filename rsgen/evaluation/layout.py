@@ -38,7 +38,15 @@ from rsgen.matching import (
 from rsgen.pictures import contact_sheet, draw_layout
 from rsgen.records import ClassTable
 
-__all__ = ["CELL", "LayoutCell", "Measured", "detect_all", "measure", "pose_errors"]
+__all__ = [
+    "CELL",
+    "LayoutCell",
+    "Measured",
+    "detect_all",
+    "known_objects",
+    "measure",
+    "pose_errors",
+]
 
 OVERLAP = 0.5
 LOOSE = 0.3  # pose errors are taken of pairs that overlap this much: at 0.5 they flatter
@@ -183,7 +191,7 @@ class LayoutCell:
         threshold = evaluation.threshold
         sets = {}
         for images in (evaluation.generated, evaluation.real):
-            asked = [_known(asked_of(s.layout, evaluation.classes), evaluation.visible)
+            asked = [known_objects(asked_of(s.layout, evaluation.classes), evaluation.visible)
                      for s in images.samples]  # fmt: skip
             sets[images.name] = (detect_all(images, evaluation), asked)
         measured = {
@@ -239,7 +247,7 @@ class LayoutCell:
         )
 
 
-def _known(asked: Asked, classes: ClassTable) -> Asked:
+def known_objects(asked: Asked, classes: ClassTable) -> Asked:
     """The objects under the judge's names; those that it does not know are left out."""
     entries = [classes.find(label) for label in asked.labels]
     keep = [k for k, entry in enumerate(entries) if entry is not None and entry.kind == "thing"]
