@@ -10,6 +10,8 @@ __all__ = ["GUIDANCE", "guidance_notes", "settled"]
 
 #: Equal guidances need two network calls a step and give the contrast of the training images.
 GUIDANCE = 1.75
+#: Text guidance of published models: what diffusers' pipelines do where they are not told.
+PUBLISHED_GUIDANCE = 7.5
 
 
 def settled(settings: GenerateConfig, card: ModelCard) -> GenerateConfig:
@@ -26,7 +28,8 @@ def settled(settings: GenerateConfig, card: ModelCard) -> GenerateConfig:
         layout = GUIDANCE if card.knows_empty_layouts else 1.0
     if text is None:
         # with nothing to say the prompt's term is none, and one call a step is enough
-        text = GUIDANCE if prompt.strip() or settings.negative_prompt.strip() else 1.0
+        known = PUBLISHED_GUIDANCE if card.published else GUIDANCE
+        text = known if prompt.strip() or settings.negative_prompt.strip() else 1.0
     return settings.model_copy(
         update={"prompt": prompt, "text_guidance": text, "layout_guidance": layout}
     )
@@ -48,9 +51,14 @@ def guidance_notes(asked: GenerateConfig, card: ModelCard) -> list[str]:
             "learned what these words mean here"
         )
     if asked.layout_guidance not in (None, 1.0) and not card.knows_empty_layouts:
+        why = (
+            "nothing says that this published checkpoint has seen empty layouts"
+            if card.published
+            else "the checkpoint has not seen empty layouts (train.hint_dropout was 0)"
+        )
         notes.append(
-            f"layout_guidance {asked.layout_guidance:g}: the checkpoint has not seen empty layouts "
-            "(train.hint_dropout was 0), so what it moves away from is the base without its "
-            "layout branch, which was not trained for that; train with -s train.hint_dropout=0.1"
+            f"layout_guidance {asked.layout_guidance:g}: {why}, so what it moves away from is the "
+            "base without its layout branch, which was not trained for that; train with "
+            "-s train.hint_dropout=0.1"
         )
     return notes

@@ -6,7 +6,6 @@ family that `load_model` finds in the registry.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from rsgen.errors import SetupError, UsageError
 from rsgen.hints import check_path
 from rsgen.images import sha256_file
+from rsgen.models.architecture import check_fit, model_family, model_side, model_step
 from rsgen.models.card import ModelCard, read_card
 from rsgen.models.choice import PICKLES
 from rsgen.models.fetch import Fetched, Unreachable, cached_folder, fetch_model, is_offline
@@ -34,6 +34,7 @@ __all__ = [
     "fetch_reference",
     "load_model",
     "model_folder",
+    "model_folders",
     "model_hash",
     "model_side",
     "model_step",
@@ -41,10 +42,6 @@ __all__ = [
 ]
 
 EMBEDDED = Path(__file__).parent / "weights" / "tiny"
-FAMILIES = {
-    "StableDiffusionControlNetPipeline": "stable-diffusion",
-    "StableDiffusionPipeline": "stable-diffusion",
-}
 
 
 # ---------------------------------------------------------------- references
@@ -121,8 +118,10 @@ def model_folder(ref: ModelRef) -> Path:
         raise UsageError(f"model {ref.location!r}: no such folder", hint=hint)
     if path.is_file():
         _refuse_single_file(path)
-    if not _is_model(path) and _is_model(path / "model"):
-        path = path / "model"
+    if not _is_model(path):
+        # OUT of train, or a hub repository that keeps a ControlNet in a folder of its own
+        inside = (path / name for name in ("model", "controlnet"))
+        path = next((folder for folder in inside if _is_model(folder)), path)
     return _checked(path, ref)
 
 
@@ -223,32 +222,6 @@ def model_hash(folder: Path) -> str:
         files += [p for p in (folder / name).glob("*") if p.suffix in {".safetensors", ".json"}]
     rows = sorted((p.relative_to(folder).as_posix(), sha256_file(p)) for p in files if p.is_file())
     return digest(rows)
-
-
-def model_side(folder: Path) -> int:
-    """Side in pixels that a pipeline folder was trained at, from its configuration files."""
-    unet = _configuration(folder / "unet")
-    return int(unet.get("sample_size") or 64) * _factor(folder)
-
-
-def model_step(folder: Path) -> int:
-    """Image sides must be multiples of this: every level halves the grid once more."""
-    levels = len(_configuration(folder / "unet").get("block_out_channels", (0,) * 4))
-    return int(_factor(folder) * 2 ** (levels - 1))
-
-
-def _factor(folder: Path) -> int:
-    levels = len(_configuration(folder / "vae").get("block_out_channels", (0,) * 4))
-    return int(2 ** (levels - 1))
-
-
-def _configuration(folder: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise SetupError(
-            f"{folder}: no readable config.json ({error})", hint="download the model again"
-        ) from error
 
 
 # ---------------------------------------------------------------- the protocol
@@ -355,21 +328,10 @@ def load_model(
         UsageError: a bare ControlNet without `base`, or a family that rsgen cannot run.
         SetupError: files are missing, are pickles, or do not fit the device.
     """
-    ref = _as_ref(model)
-    folder = model_folder(ref)
-    control_folder = None
-    if not (folder / "model_index.json").is_file():
-        control_folder = folder
-        if base is None:
-            raise UsageError(
-                f"model {ref}: a bare ControlNet needs the model that it steers",
-                hint="add --base hub:ORG/NAME, --base FOLDER or --base tiny",
-            )
-        folder = model_folder(_as_ref(base))
-    family = _family(folder)
-    loaded = resolve("models", family).load(
-        folder,
-        controlnet_folder=control_folder,
+    folder, pipeline = model_folders(_as_ref(model), None if base is None else _as_ref(base))
+    loaded = resolve("models", model_family(pipeline)).load(
+        pipeline,
+        controlnet_folder=None if folder == pipeline else folder,
         device=device,
         dtype=dtype,
         inference=inference,
@@ -377,23 +339,42 @@ def load_model(
     return cast(DiffusionModel, loaded)
 
 
+def model_folders(model: ModelRef, base: ModelRef | None) -> tuple[Path, Path]:
+    """The model's folder, and that of the pipeline it runs in: the same but for a bare ControlNet.
+
+    Raises:
+        UsageError: a bare ControlNet without a base, or with one that it was not made for.
+        SetupError: as `model_folder`; where the hub is out of reach both are named.
+    """
+    try:
+        folder = model_folder(model)
+    except SetupError as error:
+        raise (error if base is None else _with_base(error, base)) from error
+    if (folder / "model_index.json").is_file():
+        return folder, folder
+    if base is None:
+        raise UsageError(
+            f"model {model}: a bare ControlNet needs the model that it steers",
+            hint="add --base hub:ORG/NAME, --base FOLDER or --base tiny",
+        )
+    pipeline = model_folder(base)
+    check_fit(folder, pipeline, str(model), f"base {base}")
+    return folder, pipeline
+
+
+def _with_base(error: SetupError, base: ModelRef) -> SetupError:
+    """The same error, and what there is to do for the base: one line a model, told at once."""
+    try:
+        model_folder(base)
+    except SetupError as other:
+        hints = [hint for hint in (error.hint, other.hint) if hint]
+        return SetupError(
+            f"{error.message}; its base: {other.message}", hint="; and for the base: ".join(hints)
+        )
+    return SetupError(f"{error.message}; its base {base} is there", hint=error.hint)
+
+
 def _as_ref(model: str | ModelRef | Path) -> ModelRef:
     if isinstance(model, ModelRef):
         return model
     return ModelRef("folder", str(model)) if isinstance(model, Path) else ModelRef.parse(model)
-
-
-def _family(folder: Path) -> str:
-    path = folder / "model_index.json"
-    try:
-        name = str(json.loads(path.read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SetupError(
-            f"{path}: not a diffusers pipeline index ({error!r})", hint="download the model again"
-        ) from error
-    if name not in FAMILIES:
-        raise UsageError(
-            f"{folder}: a {name}; rsgen runs {', '.join(FAMILIES)}",
-            hint="choose a Stable Diffusion 1.x or 2.x model",
-        )
-    return FAMILIES[name]

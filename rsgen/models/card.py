@@ -26,7 +26,8 @@ class ModelCard:
     `slots` maps class names to their codes in the `classes` encoding (empty for the others);
     `gsd_range_m` is (least, most) metres a pixel of the training images, or None. `prompt` is
     the template it was trained with, "" without captions, None where that is not known.
-    `sensor_noise`: of the training images, which a decoder does not paint.
+    `sensor_noise`: of the training images, which a decoder does not paint. `published`: not
+    read from a file, but what is known of a checkpoint that other programs made.
     """
 
     condition: str
@@ -40,10 +41,13 @@ class ModelCard:
     training: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | None = None
     sensor_noise: SensorNoise | None = None
+    published: bool = False
 
     @property
     def knows_empty_layouts(self) -> bool:
         """Whether it has seen empty conditions in training, so that it can paint without one."""
+        if self.published:  # diffusers' trainer has no dropout of conditions
+            return False
         return float(self.training.get("hint_dropout", 1.0)) > 0
 
     def encoding(self) -> ConditionEncoding:

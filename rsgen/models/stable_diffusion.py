@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,22 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
-    DDIMScheduler,
     DDPMScheduler,
     UNet2DConditionModel,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rsgen.errors import OutOfMemory, SetupError, UsageError
 from rsgen.models.base import ModelCard, Residuals, model_hash, read_card
+from rsgen.models.exact_hint import Remembered, is_exact, keep_exact
+from rsgen.models.network_files import (
+    open_layout_branch,
+    open_network,
+    open_part,
+    open_schedule,
+    parts_of,
+)
 from rsgen.models.tokenizer import closed_vocabulary
 from rsgen.models.weight_files import share_weights
 
@@ -99,15 +105,15 @@ class StableDiffusion:
         """
         silence_libraries()
         number_type = DTYPES[dtype]
-        names = _index(folder)
+        names = parts_of(folder)
         beside = controlnet_folder or (folder / "controlnet" if "controlnet" in names else None)
         model = cls(
-            unet=_network(UNet2DConditionModel, folder / "unet", number_type),
-            vae=_network(AutoencoderKL, folder / "vae", number_type),
-            text_encoder=_network(CLIPTextModel, folder / "text_encoder", number_type),
-            tokenizer=_part(CLIPTokenizer, folder / "tokenizer"),
-            scheduler=_scheduler(folder / "scheduler"),
-            controlnet=None if beside is None else _network(ControlNetModel, beside, number_type),
+            unet=open_network(UNet2DConditionModel, folder / "unet", number_type),
+            vae=open_network(AutoencoderKL, folder / "vae", number_type),
+            text_encoder=open_network(CLIPTextModel, folder / "text_encoder", number_type),
+            tokenizer=open_part(CLIPTokenizer, folder / "tokenizer"),
+            scheduler=open_schedule(folder / "scheduler"),
+            controlnet=None if beside is None else open_layout_branch(beside, number_type),
             card=read_card(controlnet_folder or folder),
             hash=_joint_hash(folder, controlnet_folder),
         )
@@ -122,7 +128,7 @@ class StableDiffusion:
                 network.to(memory_format=torch.channels_last)
         if self.controlnet is not None:
             embedding = self.controlnet.controlnet_cond_embedding
-            self.controlnet.controlnet_cond_embedding = _Remembered(embedding)
+            self.controlnet.controlnet_cond_embedding = Remembered(embedding)
         return self
 
     def save(
@@ -200,11 +206,12 @@ class StableDiffusion:
         """
         levels = len(self.vae.config.block_out_channels)
         widths = (16, 32, 96, 256) if levels == 4 else tuple(16 * 2**k for k in range(levels))
-        return ControlNetModel.from_unet(
+        network = ControlNetModel.from_unet(
             self.unet,
             conditioning_channels=channels,
             conditioning_embedding_out_channels=widths,
         )
+        return keep_exact(network, network.dtype)
 
     # ------------------------------------------------------------ facts
 
@@ -285,7 +292,8 @@ class StableDiffusion:
             )
         number_type = self.controlnet.dtype
         if condition is not self._condition[0]:
-            self._condition = (condition, condition.to(latents.device, number_type))
+            kept = torch.float32 if is_exact(self.controlnet) else number_type
+            self._condition = (condition, condition.to(latents.device, kept))
         down, middle = self.controlnet(
             latents.to(number_type),
             timesteps,
@@ -312,63 +320,6 @@ class StableDiffusion:
             return_dict=False,
         )[0]
         return output.float()
-
-
-class _Remembered(nn.Module):
-    """A layer whose input is the same tensor step after step: computed once."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        self._last: tuple[Tensor | None, Tensor | None] = (None, None)
-
-    def forward(self, value: Tensor) -> Tensor:
-        if value is not self._last[0]:
-            self._last = (value, self.layer(value))
-        result = self._last[1]
-        assert result is not None
-        return result
-
-
-def _index(folder: Path) -> set[str]:
-    """Names of the parts that a pipeline folder has."""
-    row = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    return {k for k, v in row.items() if isinstance(v, list) and v[0] is not None}
-
-
-def _part(kind: Any, folder: Path, **options: Any) -> Any:
-    """`from_pretrained` without network or pickles; its failures name the folder."""
-    if not folder.is_dir():
-        raise SetupError(f"{folder} is missing", hint="download or train the whole model again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{folder}: too little memory to load it") from error
-    except Exception as error:  # each library raises its own kinds for a damaged file
-        reason = str(error).strip().splitlines()
-        raise SetupError(
-            f"{folder}: cannot be opened as {kind.__name__} "
-            f"({type(error).__name__}: {reason[0] if reason else ''})",
-            hint="download or train the whole model again",
-        ) from error
-
-
-def _network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
-    half_only = not any(p for p in folder.glob("*.safetensors") if ".fp16." not in p.name)
-    if half_only and any(folder.glob("*.fp16.safetensors")):
-        options["variant"] = "fp16"
-    return _part(kind, folder, **options)
-
-
-def _scheduler(folder: Path) -> Any:
-    """The folder's noise schedule as DDIM, which trains and samples alike."""
-    scheduler = _part(DDIMScheduler, folder)
-    # Latents are not bounded by 1; some configurations of pixel models say otherwise.
-    scheduler.register_to_config(clip_sample=False)
-    return scheduler
 
 
 def _joint_hash(folder: Path, controlnet_folder: Path | None) -> str:
