@@ -216,13 +216,21 @@ def doctor(
             help="Make a CLIP folder of open_clip's weights (RemoteCLIP's ViT); no code is run",
         ),
     ] = None,
+    convert_inception: Annotated[
+        Path | None,
+        typer.Option(
+            "--convert-inception",
+            metavar="FILE.pth",
+            help="Make a folder of FID's Inception weights, for evaluate --features",
+        ),
+    ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option("--tokenizer", metavar="MODEL", help="Folder or hub with CLIP's vocabulary"),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Folder that --convert-clip makes"),
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder that a conversion makes"),
     ] = None,
     quick_gelu: Annotated[
         bool,
@@ -242,6 +250,8 @@ def doctor(
 
         if convert_clip is not None:
             return _convert(convert_clip, tokenizer, out, quick_gelu, as_json=as_json)
+        if convert_inception is not None:
+            return _convert_inception(convert_inception, out, as_json=as_json)
         if fetch is not None:
             return _fetch(fetch, as_json=as_json)
         report = diagnose(Path.cwd())
@@ -282,6 +292,22 @@ def _convert(
         )
     made = convert_clip(file, tokenizer, out, quick_gelu=quick_gelu)
     sys.stdout.write(json.dumps(made.to_json()) + "\n" if as_json else converted_text(made))
+    return 0
+
+
+def _convert_inception(file: Path, out: Path | None, *, as_json: bool) -> int:
+    from rsgen.errors import UsageError
+    from rsgen.models.inception_conversion import convert_inception
+
+    from .tables import inception_text
+
+    if out is None:
+        raise UsageError(
+            "--convert-inception needs a place to write to",
+            hint=f"rsgen doctor --convert-inception {file} --out inception",
+        )
+    made = convert_inception(file, out)
+    sys.stdout.write(json.dumps(made.to_json()) + "\n" if as_json else inception_text(made))
     return 0
 
 
@@ -364,7 +390,7 @@ LOOKING: tuple[LookSpec, ...] = (
     LookSpec(
         "doctor",
         "What is installed, which device and models, what to type; --fetch brings a model, "
-        "--convert-clip makes one of open_clip weights.",
+        "--convert-clip and --convert-inception make one of other programs' weights.",
         doctor,
         (
             "doctor",
@@ -372,6 +398,7 @@ LOOKING: tuple[LookSpec, ...] = (
             "doctor --fetch hub:ORG/NAME@v1.0      (prints the exact commit to write down)",
             "doctor --convert-clip RemoteCLIP-ViT-B-32.pt "
             "--tokenizer hub:openai/clip-vit-base-patch32 --out remoteclip",
+            "doctor --convert-inception pt_inception-2015-12-05-6726825d.pth --out inception",
         ),
     ),
 )

@@ -10,6 +10,7 @@ from rsgen.hints import counted
 if TYPE_CHECKING:
     from rsgen.models.clip_conversion import ConvertedClip
     from rsgen.models.fetch import Fetched
+    from rsgen.models.inception_conversion import ConvertedInception
     from rsgen.status import RunStatus, Status
     from rsgen.why import Explained, Judged, ObjectExplained
 
@@ -18,6 +19,7 @@ __all__ = [
     "converted_text",
     "duration",
     "fetched_text",
+    "inception_text",
     "size_of",
     "status_text",
     "why_text",
@@ -184,5 +186,14 @@ def converted_text(made: ConvertedClip) -> str:
         ("network", f"{made.image_size} px, vectors of {made.dimension}"),
         ("activation", f"{activation} (the file does not say; the other one: {other})"),
         ("use it", f"-s extract_masks.captions={made.folder}"),
+    ]
+    return _body(rows, "")
+
+
+def inception_text(made: ConvertedInception) -> str:
+    rows = [
+        ("folder", str(made.folder)),
+        ("made of", f"{made.source}, {made.tensors} tensors, sha256 {made.sha256[:16]}..."),
+        ("use it", f"rsgen evaluate RUN --real RUN --judge J --features {made.folder}"),
     ]
     return _body(rows, "")

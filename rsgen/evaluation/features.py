@@ -1,4 +1,4 @@
-"""Feature networks for distances: the judge's own maps, or a vision model of transformers."""
+"""Feature networks for distances: the judge's own maps, FID's Inception, or a vision model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from rsgen.evaluation.base import Evaluation
 from rsgen.images import Pixels
 from rsgen.judge.model import Judge
 from rsgen.models.base import ModelRef, model_folder
+from rsgen.models.inception import MODEL_TYPE, Inception, load_inception
 
-__all__ = ["FeatureNetwork", "JudgeFeatures", "VisionFeatures", "open_features"]
+__all__ = [
+    "FeatureNetwork",
+    "InceptionFeatures",
+    "JudgeFeatures",
+    "VisionFeatures",
+    "open_features",
+]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,6 +51,21 @@ class JudgeFeatures:
 
     def features(self, images: Pixels) -> npt.NDArray[np.float32]:
         return self.judge.features(images)
+
+
+@dataclass(frozen=True)
+class InceptionFeatures:
+    """The 2,048 pooled features that FID and KID are defined on, at 299 px as in TensorFlow 1."""
+
+    network: Inception
+    device: str
+    name: str = "Inception"
+
+    @torch.no_grad()
+    def features(self, images: Pixels) -> npt.NDArray[np.float32]:
+        pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        found = self.network(pixels.to(self.device))
+        return np.asarray(found.cpu().numpy(), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -86,11 +108,11 @@ def open_features(evaluation: Evaluation) -> FeatureNetwork:
     wanted = evaluation.settings.features
     if wanted == "judge":
         return JudgeFeatures(evaluation.judge)
-    return vision_features(model_folder(ModelRef.parse(wanted)), evaluation.device)
+    return public_features(model_folder(ModelRef.parse(wanted)), evaluation.device)
 
 
-def vision_features(folder: Path, device: str) -> VisionFeatures:
-    """A vision model of transformers from its folder (safetensors)."""
+def public_features(folder: Path, device: str) -> FeatureNetwork:
+    """FID's Inception or a vision model of transformers from its folder (safetensors)."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -100,6 +122,8 @@ def vision_features(folder: Path, device: str) -> VisionFeatures:
             "hub:openai/clip-vit-large-patch14-336",
         ) from error
     kind = str(config.get("model_type", ""))
+    if kind == MODEL_TYPE:
+        return InceptionFeatures(load_inception(folder, device), device)
     clip = kind.startswith("clip")
     model = _loaded(folder, clip, device)
     prepared = _prepared(folder)

@@ -3,7 +3,7 @@
 Frechet distance (FID's formula), kernel distance (KID's) and Gaussian-kernel distance (CMMD's); the
 formulas and their sources are in `distances`. By default the features are the judge's own, and the
 figures are called FD-judge, KD-judge and MMD-judge: only Inception's features give FID and KID
-(transformers has no Inception), and only CLIP's give CMMD. Pinned here:
+(`rsgen doctor --convert-inception` makes them readable), and only CLIP's give CMMD. Pinned here:
 
 - N images a side: all generated ones, at most half of the real ones; ten draws by the seed, the
   mean and the spread of them. The floor is the distance between two disjoint halves of the real
@@ -78,6 +78,8 @@ def _names(network: str) -> tuple[str, str, str]:
     """What the distances are called: the famous names belong to their own features."""
     if network == "CLIP":
         return ("FD-CLIP", "KD-CLIP", "CMMD")
+    if network == "Inception":
+        return ("FID", "KID", "MMD-Inception")
     return (f"FD-{network}", f"KD-{network}", f"MMD-{network}")
 
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from rsgen.models.base import ModelRef
 from rsgen.models.choice import tokenizer_files
 from rsgen.models.fetch import Unreachable, cached_folder, fetch_model
 from rsgen.models.processing import CLIP_MEAN, CLIP_STD, silence_transformers
+from rsgen.models.state_files import read_state
 from rsgen.models.weight_files import share_weights
 
 __all__ = ["ConvertedClip", "convert_clip"]
@@ -95,7 +94,7 @@ def convert_clip(
     if out.exists():
         raise UsageError(f"--out {out}: it exists already", hint="name a new folder")
     silence_transformers()
-    state = _read(file)
+    state = read_state(file)
     count = len(state)
     renamed, sizes = _translated(state, file)
     words = _tokenizer(tokenizer, sizes["text"]["vocab_size"], file)
@@ -110,32 +109,6 @@ def convert_clip(
 
 
 # ---------------------------------------------------------------- reading
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors by open_clip's names; no code of the file is run."""
-    try:
-        found: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise SetupError(
-            f"{file}: it holds more than tensors, and opening that could run code; it was not "
-            "opened",
-            hint="take the file from where its authors publish it; weights are a plain state dict",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise memory_error(error) or SetupError(
-            f"{file}: not a file of torch.save that can be read "
-            f"({(str(error) or type(error).__name__).splitlines()[0]})",
-            hint="download it again; a TorchScript archive is not read",
-        ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    tensors = isinstance(found, Mapping) and all(isinstance(t, Tensor) for t in found.values())
-    if not tensors or not found:
-        raise SetupError(
-            f"{file}: not a state dict (names and tensors)", hint="give open_clip's weights"
-        )
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
 
 
 class _Source:

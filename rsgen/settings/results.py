@@ -34,7 +34,8 @@ class EvaluateConfig(Section):
     )
     features: str = Field(
         "judge",
-        description="feature network of distances: judge, or a vision model such as CLIP",
+        description="feature network of distances: judge, a vision model such as CLIP, or FID's "
+        "Inception (doctor --convert-inception)",
     )
     detector: str = Field(
         "judge",
