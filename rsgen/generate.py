@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +17,18 @@ from rsgen.condition import ConditionEncoding, palette_png
 from rsgen.errors import DataError, UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
 from rsgen.generation.defaults import guidance_notes, settled
+from rsgen.generation.finish import finish_generate, unknown_words_note
 from rsgen.generation.layouts import GivenLayouts, Item, LayoutSource, PoolLayouts, select
 from rsgen.images import Pixels, write_png
+from rsgen.models.architecture import check_channels, model_side, model_step
 from rsgen.models.base import (
     ModelCard,
     ModelRef,
     load_model,
-    model_folder,
+    model_folders,
     model_hash,
-    model_side,
-    model_step,
     read_card,
 )
-from rsgen.pictures import contact_sheet, draw_layout
 from rsgen.records import ClassTable, Failure, Provenance, Sample
 from rsgen.request import SPLIT_SEED, RunInfo, item_seed
 from rsgen.sensor import SensorNoise, add_noise, level
@@ -37,7 +36,6 @@ from rsgen.settings import GenerateConfig
 
 __all__ = ["GenerateStage"]
 
-CONTACT_SHEET_IMAGES = 48
 # Batches that may wait for decoding and encoding while the next ones are denoised.
 PENDING = 2
 
@@ -67,15 +65,10 @@ class GenerateStage:
                 hint="rsgen generate CHECKPOINT --pool POOL --out OUT",
             )
         # A bare `tiny` or `hub:` name is no path; every local folder arrives absolute.
-        checkpoint = model_folder(ModelRef.parse(str(references[0])))
-        if (checkpoint / "model_index.json").is_file():
-            return checkpoint, checkpoint
-        if self._settings.base is None:
-            raise UsageError(
-                f"{checkpoint}: a bare ControlNet needs the model that it steers",
-                hint="add --base hub:ORG/NAME, --base FOLDER or --base tiny",
-            )
-        return checkpoint, model_folder(ModelRef.parse(self._settings.base))
+        base = self._settings.base
+        return model_folders(
+            ModelRef.parse(str(references[0])), None if base is None else ModelRef.parse(base)
+        )
 
     @cached_property
     def _card(self) -> ModelCard:
@@ -95,7 +88,11 @@ class GenerateStage:
         assert settings.condition is not None and settings.classes is not None
         classes = load_class_table(settings.classes)
         encoding = ConditionEncoding.for_classes(settings.condition, classes)
-        return ModelCard(encoding.name, classes, encoding.slots, image_size=model_side(base))
+        if checkpoint != base:
+            check_channels(checkpoint, encoding.channels, encoding.name, str(checkpoint))
+        return ModelCard(
+            encoding.name, classes, encoding.slots, image_size=model_side(base), published=True
+        )
 
     @cached_property
     def _painting(self) -> GenerateConfig:
@@ -306,67 +303,10 @@ class GenerateStage:
             provenance=provenance,
         )
 
-    # ------------------------------------------------------------ what came out
-
     def finish(self, run: FinishedRun) -> Finish:
-        classes = self._source.classes
-        objects: dict[str, float | int | str] = {}
-        templates: dict[str, float | int | str] = {}
-        tiles: list[Pixels] = []
-        titles: list[str] = []
-        prompts: set[str] = set()
-        outside = 0
-        span = self._card.gsd_range_m
-        for sample in run.samples():
-            prompts.add(sample.prompt or "")
-            template = sample.provenance.layout_template or ""
-            templates[template] = int(templates.get(template, 0)) + 1
-            gsd_m = sample.layout.gsd_m
-            outside += bool(span and gsd_m and not 0.99 * span[0] <= gsd_m <= 1.01 * span[1])
-            for instance in sample.layout.instances:
-                if not classes.is_stuff(instance.label):
-                    objects[instance.label] = int(objects.get(instance.label, 0)) + 1
-            if len(tiles) < CONTACT_SHEET_IMAGES:
-                image = run.read_image(sample)
-                tiles += [image, draw_layout(image, sample.layout, labels=False)]
-                titles += [f"{len(titles) // 2} {template}", "with labels"]
-        sheet = contact_sheet(tiles, run.path / "contact_sheet.png", titles=titles)
-        notes = [
-            *guidance_notes(self._settings, self._card),
-            *self._source.notes,
-            *self._closing_notes(run.counts, prompts),
-        ]
-        if outside and span:
-            notes.append(
-                f"{outside} layouts have a ground sampling outside the {span[0]:.2f} to "
-                f"{span[1]:.2f} m that the model was trained at"
-            )
-        tables = {"objects": dict(sorted(objects.items())), "layouts": templates}
-        return Finish({"contact sheet": sheet}, tables, notes)
-
-    def _closing_notes(self, counts: Mapping[str, int], prompts: set[str]) -> list[str]:
-        from rsgen.models.tokenizer import read_vocabulary
-        from rsgen.prompts import unknown_words
-
-        notes = []
-        missing = self._selection[1]
-        if missing:
-            text = ", ".join(f"{name} {number}" for name, number in missing.items())
-            notes.append(f"wanted objects that the layouts did not give: {text}")
-        saved = counts.get("network calls saved", 0)
-        if saved:
-            notes.append(
-                f"equal guidance branches were computed once: {counts['network calls']} network "
-                f"calls instead of {counts['network calls'] + saved}"
-            )
-        vocabulary = read_vocabulary(self._folders[1])
-        if vocabulary is not None:
-            words = unknown_words(
-                " ".join([*sorted(prompts), self._settings.negative_prompt]), vocabulary
-            )
-            if words:
-                notes.append(unknown_words_note(words))
-        return notes
+        notes = [*guidance_notes(self._settings, self._card), *self._source.notes]
+        missing, pipeline = self._selection[1], self._folders[1]
+        return finish_generate(run, self._source.classes, self._card, pipeline, missing, notes)
 
 
 class _Collected:
@@ -392,13 +332,6 @@ class _Collected:
 
 def _is_empty(item: Item) -> bool:
     return item.counts.get("placed", 0) == 0
-
-
-def unknown_words_note(words: Sequence[str]) -> str:
-    return (
-        f"the model's vocabulary lacks {', '.join(words)}: "
-        "these words of the prompts mean nothing to it"
-    )
 
 
 def png_text_chunks(name: str, prompt: str, provenance: Provenance) -> dict[str, str]:
