@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,21 +32,19 @@ from rsgen.formats.common import (
     Source,
     Tally,
     WriteOptions,
-    WriteReport,
     split_of_path,
-    things_only,
 )
 from rsgen.formats.files import list_files, read_lines, relative, safe_relative, size_of
-from rsgen.formats.labelme_shapes import drawn, shape_records, shapes_as_instance
+from rsgen.formats.labelme_shapes import shapes_as_instance
+from rsgen.formats.labelme_write import LabelmeWriter, labelme_holds
 from rsgen.formats.names import LabelNames, paint_order
-from rsgen.geometry import Array, clockwise
+from rsgen.geometry import Array
 from rsgen.images import IMAGE_SUFFIXES
-from rsgen.records import ClassTable, Instance, Layout, Sample
+from rsgen.records import Instance, Layout, Sample
 
-__all__ = ["FORMAT", "LabelmeWriter", "looks_like_labelme", "read_labelme"]
+__all__ = ["FORMAT", "looks_like_labelme", "read_labelme"]
 
 END_BYTES = 1 << 16
-VERSION = "5.5.0"
 NO_CLASS = frozenset({"__ignore__", "_background_"})
 
 
@@ -70,9 +68,6 @@ def detect_labelme(source: Source) -> Found | None:
     return Found(
         f"{first} has shapes and imagePath ({len(found)} such files)", "labelme", len(found)
     )
-
-
-# ---------------------------------------------------------------- reading
 
 
 def read_labelme(request: ReadRequest) -> Dataset:
@@ -306,83 +301,6 @@ def _instances(
 
 def _place(where: str, position: int) -> str:
     return f"{where}: shapes[{position}]"
-
-
-# ---------------------------------------------------------------- writing
-
-
-def labelme_holds(instance: Instance, layout: Layout, classes: ClassTable) -> Instance | None:
-    """One outline an object: the mask as drawn with few points, else the quad, else the box."""
-    held = things_only(instance, layout, classes)
-    if held is None:
-        return None
-    held = replace(held, scores={}, reasons=(), origin="annotation")
-    if held.mask is not None:
-        mask = held.mask.window(0, 0, layout.width, layout.height)
-        if mask is not None:
-            return replace(held, mask=drawn(mask)[0], box=None, quad=None, origin="polygon")
-    if held.quad is not None:
-        return replace(held, mask=None, box=None, quad=clockwise(held.quad))
-    box = held.bounds()
-    assert box is not None, "things_only has looked"
-    return replace(held, mask=None, box=box.clip(layout.width, layout.height))
-
-
-@dataclass
-class LabelmeWriter:
-    """`SPLIT/NAME.json` beside `SPLIT/NAME.png`, and labels.txt; stuff is left out."""
-
-    name: str = "labelme"
-    places_images: bool = True
-
-    def open(self, out_dir: Path, classes: ClassTable, splits: Sequence[str]) -> None:
-        self._out, self._classes = out_dir, classes
-        self._images = self._labels = 0
-        self._skipped: dict[str, int] = {}
-        for split in splits:
-            (out_dir / split).mkdir(parents=True, exist_ok=True)
-        things = [c.name for c in classes.classes if c.kind == "thing"]
-        text = "".join(f"{name}\n" for name in things)
-        (out_dir / "labels.txt").write_text(text, encoding="utf-8")
-
-    def image_path(self, image_name: str, split: str, sample: Sample) -> str:
-        return f"{split}/{image_name}"
-
-    def add(self, sample: Sample, image_name: str, split: str, image: Path | None = None) -> None:
-        layout = sample.layout
-        shapes: list[dict[str, Any]] = []
-        for instance in layout.instances:
-            held = labelme_holds(instance, layout, self._classes)
-            if held is None:
-                stuff = self._classes.is_stuff(instance.label)
-                reason = "stuff class" if stuff else "outside the image"
-                self._skipped[reason] = self._skipped.get(reason, 0) + 1
-                continue
-            label = self._classes.resolve(instance.label).name
-            shapes += shape_records(replace(held, label=label), instance, layout, self._labels + 1)
-            self._labels += 1
-        record: dict[str, Any] = {
-            "version": VERSION,
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": image_name,
-            "imageData": None,
-            "imageHeight": layout.height,
-            "imageWidth": layout.width,
-            "sampleId": sample.id,
-        }
-        if layout.gsd_m is not None:
-            record["gsd_m"] = layout.gsd_m
-        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-        path = self._out / split / f"{Path(image_name).stem}.json"
-        path.write_text(text + "\n", encoding="utf-8")
-        self._images += 1
-
-    def close(self) -> WriteReport:
-        return WriteReport(("labels.txt",), self._images, self._labels, dict(self._skipped))
-
-    def abort(self) -> None:
-        """Every file is whole when it is written; there is nothing to let go of."""
 
 
 def _make_writer(options: WriteOptions) -> LabelmeWriter:

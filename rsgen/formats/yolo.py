@@ -7,25 +7,20 @@ divided by the image's width and height. Names come from data.yaml or classes.tx
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import yaml
 
-from rsgen.errors import DataError
 from rsgen.formats.atlas import fill_outlines
 from rsgen.formats.checks import (
     check_box,
     check_outlines,
     check_quad,
     no_pixel,
-    number,
     quad_inside,
 )
 from rsgen.formats.common import (
-    SPLITS,
     Dataset,
     Format,
     Found,
@@ -36,7 +31,6 @@ from rsgen.formats.common import (
     Tally,
     things_only,
 )
-from rsgen.formats.files import read_lines
 from rsgen.formats.names import LabelNames, paint_order
 from rsgen.formats.pairs import (
     Pair,
@@ -46,157 +40,23 @@ from rsgen.formats.pairs import (
     image_root,
     text_votes,
 )
+from rsgen.formats.yolo_files import (
+    ClassNames,
+    LabelFile,
+    Line,
+    class_names,
+    looks_like_yolo,
+    parse_file,
+)
 from rsgen.formats.yolo_write import YoloWriter, fillable
 from rsgen.geometry import Box, bounds, box_quad, heading_of
 from rsgen.records import ClassTable, Instance, Layout, Sample
 
-__all__ = [
-    "YOLO",
-    "YOLO_OBB",
-    "YOLO_SEG",
-    "ClassNames",
-    "class_names",
-    "looks_like_yolo",
-    "read_yolo",
-]
+__all__ = ["YOLO", "YOLO_OBB", "YOLO_SEG", "read_yolo"]
 
 Kind = Literal["yolo", "yolo-obb", "yolo-seg"]
-NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "names.txt")
 NUMBERS = {"yolo": 4, "yolo-obb": 8}  # of an object, after its class
 MOSTLY = 0.9
-REACH = 2.0  # normalised coordinates far outside [0, 1] are pixels or damage
-
-
-@dataclass(frozen=True)
-class ClassNames:
-    """Names by index, where they came from, and folders that the file calls splits."""
-
-    names: dict[int, str]
-    source: str | None
-    splits: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Line:
-    number: int
-    index: int
-    values: tuple[float, ...]
-
-
-@dataclass
-class _File:
-    lines: list[_Line] = field(default_factory=list)
-    problems: list[tuple[int, Problem]] = field(default_factory=list)
-
-
-def class_names(path: Path) -> ClassNames:
-    """Names for a dataset folder (or a data.yaml): data.yaml first, then classes.txt.
-
-    Raises:
-        DataError: a names file that cannot be understood, with its place.
-    """
-    folder = path if path.is_dir() else path.parent
-    yamls = [path] if path.is_file() else sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    for file in yamls:
-        if file.suffix.lower() in (".yaml", ".yml"):
-            found = _from_yaml(file)
-            if found is not None:
-                return found
-    for name in NAME_FILES:
-        file = folder / name
-        if file.is_file():
-            try:
-                lines = [line.strip() for line in read_lines(file)]
-            except Problem as problem:
-                raise DataError(f"{name}: {problem.message}", hint=problem.fix) from problem
-            while lines and not lines[-1]:
-                lines.pop()
-            return ClassNames(dict(enumerate(lines)), name)
-    return ClassNames({}, None)
-
-
-def _from_yaml(file: Path) -> ClassNames | None:
-    """The names of a data.yaml; None when it is some other YAML file."""
-    try:
-        document = yaml.safe_load("\n".join(read_lines(file)))
-    except Problem as problem:
-        raise DataError(f"{file.name}: {problem.message}", hint=problem.fix) from problem
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = "" if mark is None else f":{mark.line + 1}"
-        raise DataError(
-            f"{file.name}{line}: not valid YAML",
-            hint="correct it, or give the names in extract-masks --classes",
-        ) from error
-    if not isinstance(document, dict) or "names" not in document:
-        return None
-    raw = document["names"]
-    pairs = dict(enumerate(raw)) if isinstance(raw, list) else raw
-    if not isinstance(pairs, dict) or not all(isinstance(k, int) and k >= 0 for k in pairs):
-        raise DataError(
-            f"{file.name}: names is no list and no index: name mapping", hint="correct it"
-        )
-    if not all(isinstance(name, str | int | float) for name in pairs.values()):
-        raise DataError(f"{file.name}: a name is no text", hint="write one name an index")
-    if isinstance(document.get("nc"), int) and document["nc"] != len(pairs):
-        raise DataError(
-            f"{file.name}: nc is {document['nc']}, but there are {len(pairs)} names",
-            hint="make them agree",
-        )
-    splits: dict[str, str] = {}
-    for key, split in SPLITS.items():
-        entries = document.get(key)
-        for entry in entries if isinstance(entries, list) else [entries]:
-            # Only the tail counts: `path:` and leading `../` belong to another machine.
-            if isinstance(entry, str):
-                parts = [p for p in entry.replace("\\", "/").split("/") if p not in ("", ".", "..")]
-                splits["/".join(parts)] = split
-    return ClassNames({k: str(v) for k, v in pairs.items()}, file.name, splits)
-
-
-def _parse_line(text: str) -> tuple[int, tuple[float, ...]]:
-    """(class index, normalised values) of a line of 5, 9 or more fields."""
-    fields = text.split()
-    count = len(fields) - 1
-    if count != 4 and (count < 6 or count % 2):
-        raise Problem(
-            "FieldCount",
-            f"{count} numbers after the class in {text.strip()[:60]!r}",
-            "write 4 numbers for a box, 8 for an oriented box, x y pairs for an outline",
-        )
-    index = number(fields[0], "class")
-    if index != int(index) or index < 0:
-        raise Problem("UnknownClass", f"class index {fields[0]!r}", "write a whole number from 0")
-    values = tuple(number(v, f"number {k + 1}") for k, v in enumerate(fields[1:]))
-    far = [v for v in values if abs(v) > REACH]
-    if far:
-        raise Problem(
-            "NotNormalised",
-            f"{far[0]:g} is no share of the image",
-            "divide x by the width and y by the height",
-        )
-    return int(index), values
-
-
-def looks_like_yolo(line: str) -> bool:
-    """Whether a line is an index and normalised numbers."""
-    try:
-        _parse_line(line)
-    except Problem:
-        return False
-    return True
-
-
-def _parse_file(path: Path) -> _File:
-    parsed = _File()
-    for position, text in enumerate(read_lines(path), start=1):
-        if not text.strip():
-            continue
-        try:
-            parsed.lines.append(_Line(position, *_parse_line(text)))
-        except Problem as problem:
-            parsed.problems.append((position, problem))
-    return parsed
 
 
 def _kind_of(lengths: Counter[int]) -> Kind:
@@ -223,15 +83,15 @@ def read_yolo(request: ReadRequest, kind: Kind | None = None) -> Dataset:
         known = class_names(request.labels)
     names = LabelNames(request.classes, request.class_map)
     pairs = find_pairs(request, tally)
-    parsed: list[tuple[Pair, _File]] = []
+    parsed: list[tuple[Pair, LabelFile]] = []
     bare = 0
     for pair in pairs.found:
         if pair.labels is None:
             bare += 1
-            parsed.append((pair, _File()))
+            parsed.append((pair, LabelFile()))
             continue
         try:
-            parsed.append((pair, _parse_file(pair.labels)))
+            parsed.append((pair, parse_file(pair.labels)))
         except Problem as problem:
             tally.image_failed(pairs.item(pair), problem)
     lines = [line for _, file in parsed for line in file.lines]
@@ -246,7 +106,7 @@ def read_yolo(request: ReadRequest, kind: Kind | None = None) -> Dataset:
 
 def _declare(
     known: ClassNames,
-    lines: list[_Line],
+    lines: list[Line],
     request: ReadRequest,
     names: LabelNames,
     tally: Tally,
@@ -276,7 +136,7 @@ def _declare(
 @dataclass(frozen=True)
 class _Task:
     pair: Pair
-    file: _File
+    file: LabelFile
     kind: Kind
     names_of: dict[int, str]
     splits: dict[str, str]
@@ -314,7 +174,7 @@ def _listed_split(sample_id: str, splits: dict[str, str]) -> str | None:
 
 
 def _instance(
-    line: _Line, task: _Task, size: tuple[int, int], request: ReadRequest, names: LabelNames
+    line: Line, task: _Task, size: tuple[int, int], request: ReadRequest, names: LabelNames
 ) -> Instance:
     width, height = size
     if line.index not in task.names_of:
