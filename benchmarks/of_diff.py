@@ -9,8 +9,8 @@ with a new hint network, paints blobs after the few hundred steps that two cores
 can only be compared so, and that pair of cells says "new" and starts from tiny with a new hint
 network (random weights, zero at its end). The layout branch and the UNet's decoder learn,
 `--steps` steps of 8, on procedural scenes (three seeds) or on 128 px windows of real folders (one
-seed). Each model then paints `--count` layouts of held images, which no training saw, and `rsgen
-evaluate` measures them with judge B.
+seed). Each model then paints `--count` layouts of held images (or as many as there are), which no
+training saw, and `rsgen evaluate` measures them with judge B.
 
 - baseline: method of-diff (lambda 1), condition classes, shape masks, captions that name
   the classes, text and layout guidance 1.5.
@@ -45,7 +45,7 @@ from typing import Any
 import torch
 from cells import Cell, add_options, call, report_figures, run_cells
 from diffusers import ControlNetModel
-from sets import bare, judges, labelled, scenes, test_and_train, windows, with_layouts
+from sets import bare, held, judges, labelled, scenes, test_and_train, windows, with_layouts
 
 from rsgen.condition import ConditionEncoding
 from rsgen.models.base import ModelRef, model_folder
@@ -118,9 +118,9 @@ class Ground:
         """Samples of 128 px with a train and a test split."""
         options = self.options
         if self.given is None:
-            held = scenes(options.work, 710 + self.seed, options.count)
+            asked = scenes(options.work, 710 + self.seed, options.count)
             learned = scenes(options.work, 700 + self.seed, options.scenes)
-            return test_and_train(self.folder / "real", held, learned)
+            return test_and_train(self.folder / "real", asked, learned)
         return windows(self.folder / "real", self.whole, SIZE, WINDOWS)
 
     @cached_property
@@ -205,7 +205,7 @@ class Trial:
             {"checkpoint": self.checkpoint(), "layouts": self.layouts()},
             (
                 *self.common,
-                f"generate.count={options.count}",
+                f"generate.count={min(options.count, held(ground.run))}",
                 "generate.layout_splits=[test]",
                 f"generate.prompt={json.dumps(variant.prompt)}",
                 f"generate.text_guidance={variant.text}",

@@ -23,7 +23,16 @@ from rsgen.request import Plan, RunInfo, item_seed, request_fingerprint, request
 from rsgen.runs import commit, run_json_bytes
 from rsgen.store import SampleRun, is_committed, open_samples, part_counts, part_path, write_part
 
-__all__ = ["bare", "judges", "labelled", "scenes", "test_and_train", "windows", "with_layouts"]
+__all__ = [
+    "bare",
+    "held",
+    "judges",
+    "labelled",
+    "scenes",
+    "test_and_train",
+    "windows",
+    "with_layouts",
+]
 
 SHARD = 50
 
@@ -65,13 +74,18 @@ def judges(work: Path, name: str, given: Path | None, run: Path, steps: int, thr
 
 def test_and_train(out: Path, test: Path, train: Path) -> Path:
     """All samples of one run as the test split, beside the train split of another."""
-    held, learned = open_samples(test), open_samples(train)
+    asked, learned = open_samples(test), open_samples(train)
 
     def samples() -> Iterable[Sample]:
-        yield from (replace(s, split="test") for s in held)
+        yield from (replace(s, split="test") for s in asked)
         yield from (s for s in learned if s.split == "train")
 
-    return _write(out, samples, held.classes, [held, learned], "test and train")
+    return _write(out, samples, asked.classes, [asked, learned], "test and train")
+
+
+def held(run: Path) -> int:
+    """How many samples of a run are held for measuring (its test split)."""
+    return sum(sample.split == "test" for sample in open_samples(run))
 
 
 def bare(out: Path, run: Path) -> Path:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import Cell, add_options, call, report_figures, run_cells
-from sets import judges, labelled, scenes, test_and_train, windows
+from sets import held, judges, labelled, scenes, test_and_train, windows
 
 TINY_SEED = 11  # of templates/pipelines/tiny-pretrain.yaml
 SIZE = 128
@@ -86,13 +86,14 @@ class Trial:
                 "build-mask-pool", self.folder.parent / "pool", {"run": self.pool_of()}, common[:1]
             )
             layouts = {"pool": pool}
+        count = options.count if self.from_pool else min(options.count, held(real))
         images = call(
             "generate",
             self.folder / "images",
             {"checkpoint": self.checkpoint(), **layouts},
             (
                 *common,
-                f"generate.count={options.count}",
+                f"generate.count={count}",
                 "generate.layout_splits=[test]",
                 f"execution.dtype={options.dtype}",
             ),
