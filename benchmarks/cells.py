@@ -31,9 +31,19 @@ from rsgen.pipeline import run_command
 from rsgen.runs import Job
 from rsgen.store import is_committed
 
-__all__ = ["Cell", "add_options", "call", "report_figures", "run_cells"]
+__all__ = [
+    "Cell",
+    "add_options",
+    "add_set_options",
+    "call",
+    "common_settings",
+    "given_sets",
+    "report_figures",
+    "run_cells",
+]
 
 Figures = Mapping[str, float | None]
+REAL_SETS = ("airports", "ships")
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     parser.add_argument("--dtype", default="bf16", help="number type (bf16 where the CPU has it)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def add_set_options(parser: argparse.ArgumentParser) -> None:
+    """Real sets, and judges B of the sets: made where they are not given."""
+    for name in REAL_SETS:
+        parser.add_argument(f"--{name}", type=Path, help="labelled folder, or extract-masks OUT")
+    names = ", ".join(("scenes", *REAL_SETS))
+    parser.add_argument("--judges", type=Path, help=f"train-judge OUTs: {names}")
+    parser.add_argument("--judge-steps", type=int, default=1200, help="of judges made here")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds on the scenes")
+
+
+def given_sets(options: argparse.Namespace) -> dict[str, Path]:
+    """The real sets that were given, by name."""
+    found = {name: getattr(options, name) for name in REAL_SETS}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def common_settings(options: argparse.Namespace, seed: int) -> tuple[str, ...]:
+    """What every run of a cell is told."""
+    return (
+        f"seed={seed}",
+        f"execution.threads={options.threads}",
+        f"execution.device={options.device}",
+    )
 
 
 def call(

@@ -43,7 +43,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import Cell, add_options, call, report_figures, run_cells
+from cells import (
+    Cell,
+    add_options,
+    add_set_options,
+    call,
+    common_settings,
+    given_sets,
+    report_figures,
+    run_cells,
+)
 from diffusers import ControlNetModel
 from sets import bare, held, judges, labelled, scenes, test_and_train, windows, with_layouts
 
@@ -147,12 +156,7 @@ class Trial:
 
     @property
     def common(self) -> tuple[str, ...]:
-        options = self.options
-        return (
-            f"seed={self.ground.seed}",
-            f"execution.threads={options.threads}",
-            f"execution.device={options.device}",
-        )
+        return common_settings(self.options, self.ground.seed)
 
     def layouts(self) -> Path:
         ground = self.ground
@@ -260,10 +264,7 @@ def digest(row: Mapping[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_options(parser)
-    parser.add_argument("--airports", type=Path, help="labelled folder, or its extract-masks OUT")
-    parser.add_argument("--ships", type=Path, help="labelled folder, or its extract-masks OUT")
-    parser.add_argument("--judges", type=Path, help="train-judge OUTs: scenes, airports, ships")
-    parser.add_argument("--judge-steps", type=int, default=1200, help="of judges made here")
+    add_set_options(parser)
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps a training")
     parser.add_argument("--lr", type=float, default=3e-4, help="peak learning rate from tiny")
     parser.add_argument("--new-lr", type=float, default=1e-3, help="with a new hint network")
@@ -271,13 +272,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=80, help="images a cell")
     parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
     parser.add_argument("--scenes", type=int, default=500, help="scenes (80 %% are learned from)")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds on the scenes")
     options = parser.parse_args()
     grounds = [Ground("scenes", seed, options) for seed in range(options.seeds)]
-    for name in ("airports", "ships"):
-        if getattr(options, name) is not None:
-            # after the first seed of the scenes: a table that is cut short has some of each
-            grounds.insert(1, Ground(name, 0, options, getattr(options, name)))
+    for name, given in given_sets(options).items():
+        # after the first seed of the scenes: a table that is cut short has some of each
+        grounds.insert(1, Ground(name, 0, options, given))
     cells = [
         Cell(ground.name, v.name, ground.seed, request(options), Trial(ground, v, options).compute)
         for ground in grounds

@@ -31,7 +31,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cells import Cell, add_options, call, report_figures, run_cells
+from cells import (
+    Cell,
+    add_options,
+    add_set_options,
+    call,
+    common_settings,
+    given_sets,
+    report_figures,
+    run_cells,
+)
 from sets import held, judges, labelled, scenes, test_and_train, windows
 
 TINY_SEED = 11  # of templates/pipelines/tiny-pretrain.yaml
@@ -75,11 +84,7 @@ class Trial:
 
     def compute(self) -> dict[str, float | None]:
         options, real = self.options, self.real()
-        common = (
-            f"seed={self.seed}",
-            f"execution.threads={options.threads}",
-            f"execution.device={options.device}",
-        )
+        common = common_settings(options, self.seed)
         layouts: dict[str, Path] = {"layouts": real}
         if self.from_pool:
             pool = call(
@@ -208,20 +213,14 @@ def request(options: argparse.Namespace, steps: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_options(parser)
-    parser.add_argument("--airports", type=Path, help="labelled folder, or its extract-masks OUT")
-    parser.add_argument("--ships", type=Path, help="labelled folder, or its extract-masks OUT")
-    parser.add_argument("--judges", type=Path, help="train-judge OUTs: scenes, airports, ships")
-    parser.add_argument("--judge-steps", type=int, default=1200, help="of judges made here")
+    add_set_options(parser)
     parser.add_argument("--count", type=int, default=100, help="images a cell")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds on the scenes")
     parser.add_argument("--steps", type=int, default=300, help="of fine-tuning on real images")
     parser.add_argument("--audit", type=int, default=1500, help="training scenes of the copy audit")
     options = parser.parse_args()
     cells = scene_cells(options)
-    for name in ("airports", "ships"):
-        given = getattr(options, name)
-        if given is not None:
-            cells += real_cells(options, name, given)
+    for name, given in given_sets(options).items():
+        cells += real_cells(options, name, given)
     run_cells(cells, options, COLUMNS, "tiny on layouts that it has not seen", upright=True)
 
 
