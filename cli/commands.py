@@ -179,6 +179,7 @@ COMMANDS: tuple[CommandSpec, ...] = (
             O("--base", "generate.base"),
             O("--per-layout", "generate.per_layout", int),
             O("--per-class", "generate.per_class", shape="pairs"),
+            O("--class-map", "generate.class_map", shape="pairs"),
             O("--empty", "generate.empty", float),
             O("--size", "generate.size", int),
             O("--scheduler", "generate.scheduler"),

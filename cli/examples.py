@@ -36,6 +36,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "generate model --layouts masks --per-layout 2 --out images",
         "generate model --pool pool --count 500 --workers 4 --out images",
         "generate model --pool pool --count 500 --out images --series weekly",
+        "generate hub:ORG/NAME/controlnet --base hub:ORG/NAME --layouts masks "
+        "-s generate.condition=index -s generate.classes=earthsynth-67 --out images",
     ),
     "filter": (
         "filter images --real masks --out kept",

@@ -13,6 +13,7 @@ import numpy as np
 from rsgen.classes import load_legend, united
 from rsgen.errors import DataError, UsageError
 from rsgen.generation.matching import PoolScenes
+from rsgen.generation.naming import check_class_map, known_classes, model_class
 from rsgen.geometry import similarity
 from rsgen.layout import PlannedLayout, load_templates, plan_from_layout, plan_from_pool
 from rsgen.pool import MaskPool
@@ -22,7 +23,7 @@ from rsgen.settings import GenerateConfig
 from rsgen.splits import assign_splits
 from rsgen.store import open_samples, run_folder
 
-__all__ = ["GivenLayouts", "Item", "LayoutSource", "PoolLayouts", "known_classes", "select"]
+__all__ = ["GivenLayouts", "Item", "LayoutSource", "PoolLayouts", "select"]
 
 DEFAULT_COUNT = 64
 # Items in a row without a wanted object before a quota is given up.
@@ -67,27 +68,6 @@ class LayoutSource(Protocol):
         ...
 
 
-def known_classes(classes: ClassTable, model: ClassTable) -> ClassTable:
-    """The classes of a table that a model knows, by name or alias.
-
-    Raises:
-        DataError: it knows none of them.
-    """
-    known = tuple(
-        entry
-        for entry in classes.classes
-        if any(model.find(name) is not None for name in (entry.name, *entry.aliases))
-    )
-    if not known:
-        raise DataError(
-            f"the model knows {', '.join(model.names)}; the layouts have "
-            f"{', '.join(classes.names) or 'no classes'}",
-            hint="fine-tune the model on these classes, or rename them: rsgen extract-masks LABELS "
-            "--class-map THEIRS=OURS, then give its OUT as --layouts or build the pool from it",
-        )
-    return ClassTable(known)
-
-
 # ---------------------------------------------------------------- from a pool
 
 
@@ -106,7 +86,8 @@ class PoolLayouts:
     ) -> None:
         self._pool = _open_pools(pools)
         self._settings, self._size, self._seed = settings, size, seed
-        self.classes = known_classes(self._pool.classes, model_classes)
+        check_class_map(settings.class_map, self._pool.classes, model_classes)
+        self.classes = known_classes(self._pool.classes, model_classes, settings.class_map)
         self._templates = load_templates(settings.templates, self.classes)
         unknown = [label for label in self._pool.labels if self.classes.find(label) is None]
         self.notes = (
@@ -173,7 +154,8 @@ class GivenLayouts:
             tables.append(classes)
             self._samples += [s for s in self._with_splits(samples) if self._usable(s)]
         self.classes = united(tables)
-        known_classes(self.classes, model_classes)
+        check_class_map(settings.class_map, self.classes, model_classes)
+        known_classes(self.classes, model_classes, settings.class_map)
         if not self._samples:
             raise DataError(
                 f"no usable layout in {', '.join(map(str, paths))} "
@@ -293,11 +275,12 @@ class GivenLayouts:
     def _check_known(self, sample: Sample) -> None:
         for instance in sample.layout.instances:
             entry = self.classes.resolve(instance.label)
-            if all(self._model_classes.find(n) is None for n in (entry.name, *entry.aliases)):
+            if model_class(entry, self._model_classes, self._settings.class_map) is None:
                 raise DataError(
                     f"{sample.id}: the model does not know class {instance.label!r}; it knows "
                     f"{', '.join(self._model_classes.names)}",
-                    hint="fine-tune the model on this class",
+                    hint="fine-tune the model on this class, or say what the model calls it: "
+                    f"--class-map '{instance.label}=ITS'",
                 )
 
 

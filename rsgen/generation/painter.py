@@ -12,6 +12,7 @@ from torch import Tensor
 from rsgen.condition import ConditionEncoding, encode, from_model
 from rsgen.devices import memory_error
 from rsgen.errors import UsageError
+from rsgen.generation.naming import model_class
 from rsgen.images import Pixels
 from rsgen.models.base import DiffusionModel
 from rsgen.models.sampling import Branches, SamplingSettings, draw_noise, sample
@@ -27,7 +28,7 @@ class Painter:
     """A model with everything that turns its layouts into pictures.
 
     `classes` is the table that the labels are of; `model_classes` the one that the model was
-    trained with: labels are translated by name or alias for the condition and the prompt.
+    trained with: labels are translated for the condition and the prompt (`generation.naming`).
     `settings` have a prompt and guidances (`generation.defaults.settled`).
     """
 
@@ -133,8 +134,7 @@ class Painter:
         names: dict[str, str] = {}
         for label in {instance.label for instance in layout.instances}:
             own = self.classes.resolve(label)
-            spellings = (self.model_classes.find(n) for n in (own.name, *own.aliases))
-            found = next((entry for entry in spellings if entry is not None), None)
+            found = model_class(own, self.model_classes, self.settings.class_map)
             names[label] = found.name if found is not None else label
         moved = tuple(replace(i, label=names[i.label]) for i in layout.instances)
         return replace(layout, instances=moved)

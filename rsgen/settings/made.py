@@ -74,6 +74,11 @@ class GenerateConfig(Section):
         description="class list, for checkpoints without rsgen.json; the legend of layouts that "
         "are semantic masks",
     )
+    class_map: dict[str, str] = Field(
+        default_factory=dict,
+        description="what the checkpoint calls your classes, in condition and prompt (labels keep "
+        "your names): yours=its",
+    )
     save_conditions: bool = Field(False, description="write a palette PNG beside each image")
 
 
@@ -85,6 +90,9 @@ class RuleConfig(Section):
     min: float | None = Field(None, description="least score")
     max: float | None = Field(None, description="greatest score")
     quantile: Rate | None = Field(None, description="least score, as a quantile over --real")
+    at_most: float | None = Field(
+        None, description="greatest lower bound that the quantile may set"
+    )
     tolerate: Rate = Field(
         0.0, description="share of an image's objects that may fail before the image fails"
     )

@@ -15,7 +15,7 @@ import torch
 
 from rsgen.errors import DataError, OutOfMemory, SetupError, TooManyFailures, UsageError
 from rsgen.execution import run_stage
-from rsgen.generation.layouts import known_classes
+from rsgen.generation.naming import known_classes
 from rsgen.generation.painter import Painter, memory_error
 from rsgen.images import png_text
 from rsgen.pool import MaskPool, build_mask_pool
