@@ -45,6 +45,7 @@ from rsgen.screening.finish import finish_filter
 from rsgen.screening.promise import GATE, Promise, gate
 from rsgen.screening.promising import make_promise
 from rsgen.screening.quotas import objects_of, within_quotas
+from rsgen.screening.rethreshold import Rethreshold, judge_columns
 from rsgen.screening.thresholds import THRESHOLDS, Thresholds, score_quantiles
 from rsgen.store import SampleRun, open_samples, part_path, read_part
 from rsgen.tables import samples_from_table
@@ -58,6 +59,7 @@ class FilterStage:
 
     shard_size = 64
     batch_size = 16
+    by_columns = True  # without scoring, whole parts at once; else sample by sample: the same rows
 
     def __init__(self, info: RunInfo) -> None:
         self._info = info
@@ -155,6 +157,22 @@ class FilterStage:
                 hint="give the grown run an OUT of its own, and audit it anew",
             )
         self._kept: dict[int, Counter[str]] = {}  # objects kept, by shard
+        self._columns = self._rethreshold()
+
+    def _rethreshold(self) -> Rethreshold | None:
+        """Who judges whole parts; a promise needs ranks, which are given sample by sample."""
+        if self._settings.rescore == "all" or self._thresholds.promise or not self.by_columns:
+            return None
+        rules, levels, bounds = self._rules, self._levels, self._thresholds.bounds
+        plan = self._info.plan
+        return Rethreshold(
+            self._run,
+            self._info.out,
+            () if plan is None else plan.shards,
+            self._quotas(),
+            lambda columns: judge_columns(columns, rules, bounds, levels, self._name),
+            self._name,
+        )
 
     def _scorer(self, rule: Rule) -> Any:
         """The scorer, told what it takes from the run where its options do not say."""
@@ -290,6 +308,8 @@ class FilterStage:
     # ------------------------------------------------------------ a shard
 
     def process(self, shard: Shard, control: Control) -> ShardOutput:
+        if self._columns is not None:
+            return self._columns.shard(shard, control)
         scored = self._judged(shard.start, shard.stop, control)
         samples = [item.sample for item in scored]
         if self._settings.quotas:
@@ -365,13 +385,16 @@ class FilterStage:
         return used
 
     def _within_quotas(self, samples: list[Sample], used: Counter[str]) -> list[Sample]:
-        quotas = {self._name(k): v for k, v in self._settings.quotas.items()}
-        return within_quotas(samples, used, quotas, self._name)
+        return within_quotas(samples, used, self._quotas(), self._name)
+
+    def _quotas(self) -> dict[str, int]:
+        return {self._name(k): v for k, v in self._settings.quotas.items()}
 
     # ------------------------------------------------------------ the end
 
     def finish(self, run: FinishedRun) -> Finish:
-        return finish_filter(run, self._rules, self._scorer_levels(), self._name)
+        levels = self._scorer_levels()
+        return finish_filter(run, self._rules, levels, self._name, self.by_columns)
 
     def _scorer_levels(self) -> dict[str, str]:
         return {rule.name: self._scorer(rule).level for rule in self._rules}

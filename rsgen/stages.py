@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rsgen.job import Control
 from rsgen.records import ClassTable, Failure, Sample
@@ -17,6 +17,9 @@ from rsgen.registry import resolve
 from rsgen.reporting import Reporter
 from rsgen.request import RunInfo
 from rsgen.store import SampleRun, part_path, write_part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "Finish",
@@ -47,9 +50,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardOutput:
-    """What a shard made; `counts` add up over shards."""
+    """What a shard made, as samples or as their table; `counts` add up over shards."""
 
-    samples: list[Sample]
+    samples: list[Sample] | pa.Table
     failures: list[Failure] = field(default_factory=list)
     counts: Mapping[str, int] = field(default_factory=dict)
 
@@ -81,9 +84,13 @@ class FinishedRun:
     def samples(self) -> Iterator[Sample]:
         return iter(self._run)
 
-    def rows(self, start: int, stop: int) -> list[Sample]:
-        """Samples start..stop-1; only their parts are read."""
-        return self._run.rows(start, stop)
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of every part, in order."""
+        return self._run.tables(columns)
+
+    def at(self, positions: Sequence[int]) -> Iterator[Sample]:
+        """The samples at ascending positions; only their parts are read."""
+        return self._run.at(positions)
 
     def image_path(self, sample: Sample) -> Path:
         return self._run.image_path(sample)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -145,11 +146,15 @@ def failures_path(out: Path, index: int) -> Path:
 def write_part(
     out: Path,
     index: int,
-    samples: Iterable[Sample],
+    samples: Iterable[Sample] | pa.Table,
     failures: Sequence[Failure],
     counts: Mapping[str, int],
 ) -> None:
-    """Write a shard's failures, then its part: the part's existence means done."""
+    """Write a shard's failures, then its part: the part's existence means done.
+
+    A table of samples has the schema of `samples_to_table`.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = "".join(json.dumps(f.to_json(), sort_keys=True) + "\n" for f in failures)
@@ -157,10 +162,9 @@ def write_part(
         replace_bytes(failures_path(out, index), rows.encode("utf-8"))
     else:
         failures_path(out, index).unlink(missing_ok=True)
-    kept = list(samples)
+    table = samples if isinstance(samples, pa.Table) else samples_to_table(samples)
     # A sample whose scorer failed is a row and a failure; an unreadable image only the latter.
-    lost = {f.item for f in failures} - {sample.id for sample in kept}
-    table = samples_to_table(kept)
+    lost = {f.item for f in failures} - set(table.column("id").to_pylist())
     metadata = {
         **(table.schema.metadata or {}),
         b"rsgen_counts": canonical_json(dict(counts)),
@@ -179,12 +183,13 @@ def _buffer() -> Any:
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table of a part file, or some columns of it."""
+    """The table of a part file, or some columns of it (nested ones by their path in the file)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 
@@ -328,15 +333,34 @@ class SampleRun:
 
     def rows(self, start: int, stop: int) -> list[Sample]:
         """Samples start..stop-1, reading only the parts that hold them."""
-        found: list[Sample] = []
+        return list(samples_from_table(self.table(start, stop)))
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Samples start..stop-1 as a table, reading only the parts that hold them."""
+        import pyarrow as pa
+
+        found: list[pa.Table] = []
         first = 0
         for path, rows in zip(self._parts, self._rows, strict=True):
             low, high = max(start, first), min(stop, first + rows)
             if low < high:
-                table = self._read(path).slice(low - first, high - low)
-                found.extend(samples_from_table(table))
+                found.append(self._read(path).slice(low - first, high - low))
             first += rows
-        return found
+        return pa.concat_tables(found) if found else samples_to_table(())
+
+    def at(self, positions: Sequence[int]) -> Iterator[Sample]:
+        """The samples at ascending positions; each part that holds some is read once."""
+        first = 0
+        for path, rows in zip(self._parts, self._rows, strict=True):
+            mine = positions[bisect_left(positions, first) : bisect_left(positions, first + rows)]
+            if mine:
+                yield from samples_from_table(self._read(path).take([k - first for k in mine]))
+            first += rows
+
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of every part, in order; of nested ones by their path in the file."""
+        for path in self._parts:
+            yield read_part(path, columns)
 
     def image_path(self, sample: Sample) -> Path:
         """Where the sample's pixels lie; of several roots the one whose file has its hash.

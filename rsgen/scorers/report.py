@@ -21,19 +21,19 @@ def verdict_sheets(run: FinishedRun) -> dict[str, Path]:
     """One picture page of the first kept samples, one of the others with their first reason."""
     tiles: dict[str, list[Pixels]] = {"kept": [], "dropped": []}
     titles: dict[str, list[str]] = {"kept": [], "dropped": []}
-    for sample in run.samples():
-        page = "kept" if sample.verdict == "keep" else "dropped"
-        if len(tiles[page]) == SHEET_IMAGES:
-            if len(tiles["kept"]) == len(tiles["dropped"]):
+    verdicts = [v for t in run.tables(("verdict",)) for v in t.column("verdict").to_pylist()]
+    for page in tiles:
+        mine = [k for k, verdict in enumerate(verdicts) if (verdict == "keep") == (page == "kept")]
+        for sample in run.at(mine):
+            try:
+                image = run.read_image(sample)
+            except DataError:
+                continue  # it is among the failures, with its reason
+            tiles[page].append(draw_layout(image, _failing(sample), labels=False))
+            reason = "" if page == "kept" else f" {sample.reasons[0]}"
+            titles[page].append(f"{sample.id}{reason}")
+            if len(tiles[page]) == SHEET_IMAGES:
                 break
-            continue
-        try:
-            image = run.read_image(sample)
-        except DataError:
-            continue  # it is among the failures, with its reason
-        tiles[page].append(draw_layout(image, _failing(sample), labels=False))
-        reason = "" if page == "kept" else f" {sample.reasons[0]}"
-        titles[page].append(f"{sample.id}{reason}")
     return {
         f"contact sheet {page}": contact_sheet(
             tiles[page], run.path / f"{page}.png", titles=titles[page]

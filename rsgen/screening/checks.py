@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from rsgen.errors import DataError, UsageError
-from rsgen.records import Sample
 from rsgen.request import RunInfo
 from rsgen.scorers.base import Rule
 from rsgen.scorers.judging import FAILED, QUOTA
 from rsgen.screening.audit import NameOf
+from rsgen.screening.columns import NAMES, Columns
 from rsgen.screening.promise import GATE
 from rsgen.screening.promising import audited_promise
 from rsgen.screening.thresholds import THRESHOLDS
@@ -52,8 +52,8 @@ def check_rescore(run: SampleRun, rules: Sequence[Rule]) -> None:
             hint="leave --rescore none out to compute the scores",
         )
     have, wanted = set[str](), {rule.name for rule in rules}
-    for sample in run:
-        have.update(_score_names(sample))
+    for table in run.tables(NAMES):
+        have.update(_score_names(Columns(table)))
         if wanted <= have:
             return
     lacking = [rule.name for rule in rules if rule.name not in have]
@@ -65,13 +65,11 @@ def check_rescore(run: SampleRun, rules: Sequence[Rule]) -> None:
         )
 
 
-def _score_names(sample: Sample) -> Iterator[str]:
-    yield from sample.scores
-    for instance in sample.layout.instances:
-        yield from instance.scores
-    for reason in sample.reasons:
-        if reason.startswith(f"{FAILED} "):
-            yield failed_rule(reason)[0]
+def _score_names(columns: Columns) -> Iterator[str]:
+    for scores in (*columns.scores, *columns.object_scores):
+        yield from scores
+    for reasons in columns.reasons.values():
+        yield from (failed_rule(r)[0] for r in reasons if r.startswith(f"{FAILED} "))
 
 
 def failed_rule(reason: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rsgen.scorers.base import Rule
 from rsgen.scorers.report import verdict_sheets
 from rsgen.screening.audit import NameOf, audited_set, draw_audit, write_audit, write_audit_page
+from rsgen.screening.columns import COUNTED, Columns
 from rsgen.screening.promise import GATE, gate
 from rsgen.screening.report import write_reports
 from rsgen.screening.tally import Tally
@@ -19,16 +20,27 @@ __all__ = ["finish_filter"]
 
 
 def finish_filter(
-    run: FinishedRun, rules: Sequence[Rule], levels: Mapping[str, str], name_of: NameOf
+    run: FinishedRun,
+    rules: Sequence[Rule],
+    levels: Mapping[str, str],
+    name_of: NameOf,
+    by_columns: bool = True,
 ) -> Finish:
-    """Tables, notes and artifacts; exit 7 under `fail_under`."""
+    """Tables, notes and artifacts; exit 7 under `fail_under`.
+
+    by_columns: count from the columns of the parts; else from samples, with the same outcome.
+    """
     settings = run.info.config.filter
     thresholds = run.path / "thresholds.json"
     frozen = Thresholds.from_json(json.loads(thresholds.read_text(encoding="utf-8")))
     applied = [*rules, *([] if frozen.promise is None else [gate()])]
     tally = Tally(applied, frozen.applied, {**levels, GATE: "instance"}, name_of)
-    for sample in run.samples():
-        tally.add(sample)
+    if by_columns:
+        for table in run.tables(COUNTED):
+            tally.add_columns(Columns(table))
+    else:
+        for sample in run.samples():
+            tally.add(sample)
     tables, kept, total = _tables(tally), tally.verdicts["keep"], tally.count
     notes = _real_notes(frozen)
     artifacts = {

@@ -71,7 +71,7 @@ def _border(margins: np.ndarray) -> list[int]:
 
 
 def _samples(run: FinishedRun, places: Sequence[int]) -> dict[int, Sample]:
-    return {k: run.rows(k, k + 1)[0] for k in places}
+    return dict(zip(places, run.at(places), strict=True))
 
 
 def _report(rules: Sequence[Rule], tally: Tally, frozen: Thresholds) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rsgen.records import Sample
 from rsgen.scorers.base import Bound, Rule, is_thing
 from rsgen.scorers.judging import failed_rules
 from rsgen.screening.audit import NameOf
+from rsgen.screening.columns import Columns, first_word
 
 __all__ = ["IMAGE", "RuleScores", "Tally", "histogram"]
 
@@ -33,6 +34,15 @@ class RuleScores:
         self.values.append(value)
         self.images.append(image)
         self.classes.append(label)
+
+    def extend(
+        self, values: Floats, images: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]
+    ) -> None:
+        """Several at once, each float64 or int64 [n]; a value that is NaN does not count."""
+        there = ~np.isnan(values)
+        self.values.frombytes(values[there].tobytes())
+        self.images.frombytes(images[there].tobytes())
+        self.classes.frombytes(labels[there].tobytes())
 
     def arrays(self) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(scores [n], image positions [n], class numbers [n])."""
@@ -84,6 +94,42 @@ class Tally:
                 if self._levels.get(name) == "instance" and name in self.scores:
                     self.scores[name].add(score, self.count, number)
         self.count += 1
+
+    def add_columns(self, columns: Columns) -> None:
+        """What `add` does for each sample of a table with the columns `COUNTED`."""
+        verdicts = columns.verdicts
+        self.verdicts.update(verdicts)
+        for row, texts in columns.reasons.items():
+            if verdicts[row] != "keep":
+                self.reasons.update({first_word(text) for text in texts})
+        rows = np.arange(len(columns))
+        for name, scores in self.scores.items():
+            if self._levels.get(name) == "image":
+                scores.extend(columns.values(name), rows + self.count, np.zeros_like(rows))
+        self._add_objects(columns, np.array(verdicts, dtype=object))
+        self.count += len(columns)
+
+    def _add_objects(self, columns: Columns, verdicts: npt.NDArray[np.object_]) -> None:
+        things, labels = columns.things, columns.label_numbers
+        sound = things & (verdicts[columns.owners] == "keep")
+        for place, texts in columns.object_reasons.items():
+            words = (first_word(text) for text in texts)
+            failed = [word for word in words if word in columns.object_scores[place]]
+            if failed and things[place]:
+                self.object_reasons.update(failed)
+                sound[place] = False
+        numbers = np.zeros(len(columns.labels), dtype=np.int64)
+        seen, first = np.unique(labels[things], return_index=True)
+        for label in seen[np.argsort(first)].tolist():
+            name, mine = self._name_of(columns.labels[label]), things & (labels == label)
+            numbers[label] = self._number(name)
+            counted = self.objects.setdefault(name, Counter())
+            counted.update(verdicts[columns.owners[mine]].tolist())
+            self.sound[name] += int((sound & mine).sum())
+        owners, of = columns.owners[things] + self.count, numbers[labels[things]]
+        for name, scores in self.scores.items():
+            if self._levels.get(name) == "instance":
+                scores.extend(columns.object_values(name)[things], owners, of)
 
     def _number(self, label: str) -> int:
         if label not in self._numbers:
