@@ -1,0 +1,1 @@
+"""Rewards of generated images: scorers with a weight, their banks, and the controls."""
