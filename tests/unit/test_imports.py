@@ -52,6 +52,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("scorers",),
     ("training", "generation", "screening"),
     ("evaluation",),
+    ("rewards",),
     ("train", "train_judge", "generate", "filter", "export", "evaluate"),
     ("pipeline_file",),
     ("pipeline_folders",),
