@@ -31,6 +31,7 @@ from rsgen.models.processing import (
     processor_settings,
     silence_transformers,
 )
+from rsgen.models.whole import load_whole
 from rsgen.records import ClassTable
 
 __all__ = ["Preparation", "PretrainedDetector"]
@@ -44,6 +45,10 @@ PHRASE = "an aerial photo of a {}"
 PHRASE_TOKENS = 16
 CLASSES_A_TEXT = 40  # Grounding DINO reads 256 tokens at once
 GREY = 128
+DETECTORS = (
+    "give a detector of transformers (DETR's family, YOLOS), or a zero-shot one (OWL-ViT, OWLv2, "
+    "Grounding DINO)"
+)
 
 
 @dataclass(frozen=True)
@@ -163,13 +168,13 @@ class PretrainedDetector:
         """
         folder = model_folder(ModelRef.parse(reference))
         silence_transformers()
-        model, family = _load_model(folder)
+        model, family = _load_model(folder, device)
         if family in BY_PHRASE | BY_TOKEN:
             questions = _zero_shot_questions(folder, family, classes)
         else:
             questions = [_trained_question(model.config.id2label, classes, reference)]
         preparation = Preparation.read(processor_settings(folder), family)
-        return cls(model.to(device), family, preparation, questions, classes, device)
+        return cls(model, family, preparation, questions, classes, device)
 
     @property
     def input_side(self) -> int:
@@ -215,7 +220,7 @@ class PretrainedDetector:
 # ---------------------------------------------------------------- opening
 
 
-def _load_model(folder: Path) -> tuple[Any, str]:
+def _load_model(folder: Path, device: str) -> tuple[Any, str]:
     """(the model, its family by the name that transformers gives it)."""
     from transformers import (
         AutoConfig,
@@ -225,31 +230,15 @@ def _load_model(folder: Path) -> tuple[Any, str]:
 
     try:
         family = str(AutoConfig.from_pretrained(folder, local_files_only=True).model_type)
-        zero_shot = family in BY_PHRASE | BY_TOKEN
-        kind: Any = (
-            AutoModelForZeroShotObjectDetection if zero_shot else AutoModelForObjectDetection
-        )
-        model, said = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
     except Exception as error:  # transformers raises a dozen kinds over a bad folder
-        raise memory_error(error) or SetupError(
+        raise SetupError(
             f"{folder}: not a detector that can be loaded "
             f"({type(error).__name__}: {(str(error) or '-').splitlines()[0]})",
-            hint="give a detector of transformers (DETR's family, YOLOS), or a zero-shot one "
-            "(OWL-ViT, OWLv2, Grounding DINO)",
+            hint=DETECTORS,
         ) from error
-    missing = sorted(said["missing_keys"])
-    if missing:  # transformers would go on with random numbers
-        raise SetupError(
-            f"{folder}: its weights lack {len(missing)} tensors of {family}: {missing[0]}, ...",
-            hint="download the folder again",
-        )
-    return model.eval().requires_grad_(False), family
+    zero_shot = family in BY_PHRASE | BY_TOKEN
+    kind: Any = AutoModelForZeroShotObjectDetection if zero_shot else AutoModelForObjectDetection
+    return load_whole(kind, folder, f"{family} detector", device, hint=DETECTORS), family
 
 
 def _things(classes: ClassTable) -> list[str]:

@@ -14,11 +14,13 @@ from rsgen.models.processing import silence_transformers
 __all__ = ["load_whole"]
 
 
-def load_whole(kind: Any, folder: Path, name: str, device: str) -> Any:
+def load_whole(
+    kind: Any, folder: Path, name: str, device: str, hint: str = "download the folder again"
+) -> Any:
     """A model of a transformers class in fp32 on a device, to be used and not trained.
 
     Args:
-        name: what the model is called in messages.
+        name: what the model is called in messages. hint: where no such model can be made.
 
     Raises:
         SetupError: files do not make such a model, or weights are missing (transformers would
@@ -40,7 +42,7 @@ def load_whole(kind: Any, folder: Path, name: str, device: str) -> Any:
         raise memory_error(error) or SetupError(
             f"{folder}: not a {name} model that can be loaded "
             f"({type(error).__name__}: {(str(error) or '-').splitlines()[0]})",
-            hint="download the folder again",
+            hint=hint,
         ) from error
     if missing:
         raise SetupError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,40 +30,42 @@ SAME = 0.5  # a detection on an object that is not scored is no extra one
 RIGHT = 0  # place of "right" among the verification head's answers
 
 
-class _Looks(Protocol):
-    """A scorer with the options that choose whose eyes look."""
+@dataclass(frozen=True)
+class _Looking:
+    """The options that choose whose eyes look, and what follows from them.
+
+    `detector`: judge (the --judge input, judge A), a transformers detector (folder or
+    hub:ORG/NAME), or `command: PROGRAM`.
+    """
+
+    uses_torch: ClassVar[bool] = True
+    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
+    judge: str = ""
+    detector: str = JUDGE
+    device: str = "cpu"
+    time_limit_s: float = 60.0
+    classes: ClassTable | None = field(default=None, repr=False, compare=False)
 
     @property
-    def judge(self) -> str: ...
-    @property
-    def detector(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def time_limit_s(self) -> float: ...
-    @property
-    def classes(self) -> ClassTable | None: ...
+    def _reference(self) -> EyesRef:
+        return EyesRef.parse(self.detector, self.judge)
 
+    def eyes(self) -> Eyes:
+        """The detector, opened."""
+        classes = None if self._reference.kind == "judge" else self.classes
+        return open_eyes(self._reference, classes, self.device, self.time_limit_s)
 
-def _reference(scorer: _Looks) -> EyesRef:
-    return EyesRef.parse(scorer.detector, scorer.judge)
+    def check(self) -> None:
+        """Refuse what cannot be opened, before any work; loads no weights."""
+        if self._reference.kind == "judge":
+            self._reference.identity("reward")
 
-
-def _eyes(scorer: _Looks) -> Eyes:
-    reference = _reference(scorer)
-    classes = None if reference.kind == "judge" else scorer.classes
-    return open_eyes(reference, classes, scorer.device, scorer.time_limit_s)
-
-
-def _check(scorer: _Looks) -> None:
-    """Refuse what cannot be opened, before any work; loads no weights."""
-    reference = _reference(scorer)
-    if reference.kind == "judge":
-        reference.identity("reward")
+    def model_hash(self) -> str:
+        return self._reference.identity("reward")
 
 
 @dataclass(frozen=True)
-class JudgeObjects:
+class JudgeObjects(_Looking):
     """Whether a detector sees each labelled object, in [0, 1], an instance.
 
     look "detection": calibrated score x IoU (of the quads, as polygons) of the detection of
@@ -73,20 +75,12 @@ class JudgeObjects:
     mean of the two.
     NaN for stuff, crowds, objects whose centre lies outside the image, and classes that the
     detector does not know (a judge: of which it has learned from no object).
-    `detector`: judge (the --judge input, judge A), a transformers detector (folder or
-    hub:ORG/NAME), or `command: PROGRAM`; these have no verification.
+    Only a judge answers questions of verification.
     """
 
     level: ClassVar[Level] = "instance"
-    uses_torch: ClassVar[bool] = True
-    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
     look: Literal["detection", "verification", "both"] = "both"
-    judge: str = ""
-    detector: str = JUDGE
     overlap: float = 0.5
-    device: str = "cpu"
-    time_limit_s: float = 60.0
-    classes: ClassTable | None = field(default=None, repr=False, compare=False)
 
     def check(self) -> None:
         """Refuse a detector that cannot be opened, or cannot do what it is asked."""
@@ -100,13 +94,10 @@ class JudgeObjects:
                 f"scorer judge: detector {self.detector!r} answers no questions about boxes",
                 hint="add the option look: detection",
             )
-        _check(self)
-
-    def model_hash(self) -> str:
-        return _reference(self).identity("reward")
+        super().check()
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> list[FloatArray]:
-        eyes = _eyes(self)
+        eyes = self.eyes()
         found, maps = eyes.look(images)
         rows = [asked_things(s.layout, eyes) for s in samples]
         parts = []
@@ -129,7 +120,7 @@ class JudgeObjects:
 
 
 @dataclass(frozen=True)
-class JudgeImage:
+class JudgeImage(_Looking):
     """How well what a detector sees agrees with the labels, in [0, 1], an image.
 
     2 x sum of (score x IoU) over matched objects / (labelled objects + sum of the scores of
@@ -141,24 +132,11 @@ class JudgeImage:
     """
 
     level: ClassVar[Level] = "image"
-    uses_torch: ClassVar[bool] = True
-    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
     least: float = 0.25
-    judge: str = ""
-    detector: str = JUDGE
     overlap: float = 0.5
-    device: str = "cpu"
-    time_limit_s: float = 60.0
-    classes: ClassTable | None = field(default=None, repr=False, compare=False)
-
-    def check(self) -> None:
-        _check(self)
-
-    def model_hash(self) -> str:
-        return _reference(self).identity("reward")
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
-        eyes = _eyes(self)
+        eyes = self.eyes()
         found, _ = eyes.look(images)
         rows = zip(found, samples, strict=True)
         return np.asarray([self._one(d, s.layout, eyes) for d, s in rows], dtype=np.float32)
@@ -182,7 +160,7 @@ class JudgeImage:
 
 
 @dataclass(frozen=True)
-class ClassPresence:
+class ClassPresence(_Looking):
     """Whether a detector sees each labelled class anywhere in the image, in [0, 1], an image.
 
     The least, over the thing classes of the labels, of the best score of a detection of that
@@ -190,22 +168,9 @@ class ClassPresence:
     """
 
     level: ClassVar[Level] = "image"
-    uses_torch: ClassVar[bool] = True
-    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
-    judge: str = ""
-    detector: str = JUDGE
-    device: str = "cpu"
-    time_limit_s: float = 60.0
-    classes: ClassTable | None = field(default=None, repr=False, compare=False)
-
-    def check(self) -> None:
-        _check(self)
-
-    def model_hash(self) -> str:
-        return _reference(self).identity("reward")
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
-        eyes = _eyes(self)
+        eyes = self.eyes()
         found, _ = eyes.look(images)
         rows = zip(found, samples, strict=True)
         return np.asarray([self._one(d, s.layout, eyes) for d, s in rows], dtype=np.float32)
@@ -221,7 +186,7 @@ class ClassPresence:
 
 
 @dataclass(frozen=True)
-class ExtraObjects:
+class ExtraObjects(_Looking):
     """How free an image is of objects that its labels do not name, in (0, 1], an image.
 
     1 / (1 + sum of the scores of the detections that lie on no label): 1 without any, 0.5 with
@@ -230,25 +195,12 @@ class ExtraObjects:
     """
 
     level: ClassVar[Level] = "image"
-    uses_torch: ClassVar[bool] = True
-    from_inputs: ClassVar[Mapping[str, str]] = {"judge": "judge"}
     least: float = 0.5
     overlap: float = 0.3
     inside: float = 0.5
-    judge: str = ""
-    detector: str = JUDGE
-    device: str = "cpu"
-    time_limit_s: float = 60.0
-    classes: ClassTable | None = field(default=None, repr=False, compare=False)
-
-    def check(self) -> None:
-        _check(self)
-
-    def model_hash(self) -> str:
-        return _reference(self).identity("reward")
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
-        found, _ = _eyes(self).look(images)
+        found, _ = self.eyes().look(images)
         rows = zip(found, samples, strict=True)
         return np.asarray([self._one(d, s.layout) for d, s in rows], dtype=np.float32)
 
@@ -276,9 +228,6 @@ def judge_features(judge: str, images: Pixels, device: str) -> npt.NDArray[np.fl
     detector: Any = open_eyes(EyesRef.parse(JUDGE, judge), None, device, 60.0).detector
     found: npt.NDArray[np.float32] = detector.features(images)
     return found
-
-
-# ---------------------------------------------------------------- which objects
 
 
 def _verified(

@@ -169,7 +169,7 @@ def test_what_is_no_detector_is_refused(folders: dict[str, Path], tmp_path: Path
     with pytest.raises(SetupError, match="lack 1 tensors"):
         PretrainedDetector.load(str(folder), CLASSES)
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(SetupError, match="not a detector"):
+    with pytest.raises(SetupError, match="not a bert detector"):
         PretrainedDetector.load(str(folder), CLASSES)
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
