@@ -59,6 +59,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "scorers": {
         "integrity": "rsgen.scorers.pixels:Integrity",
         "sharpness": "rsgen.scorers.pixels:Sharpness",
+        "focus": "rsgen.scorers.pixels:Focus",
         "contrast": "rsgen.scorers.pixels:Contrast",
         "label-geometry": "rsgen.scorers.geometry:LabelGeometry",
         "novelty-hash": "rsgen.scorers.novelty:HashNovelty",

@@ -125,6 +125,9 @@ class Bound:
 class Rule:
     """A named scorer with a bound: absolute, or a quantile of the scores of real images.
 
+    `at_most`: what a quantile may ask for at most, where real images score far over what is good
+    enough.
+
     `policy`, of an instance rule: "reject" the image where more than the share `tolerate` of its
     instances fail; "drop" or mark "difficult" the failing ones, and reject only where all fail.
     The failing instances carry the reason either way.
@@ -138,6 +141,7 @@ class Rule:
     tolerate: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = "reject"
+    at_most: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -151,6 +155,11 @@ class Rule:
             raise UsageError(
                 f"filter rule {self.name!r} has both min {self.min} and quantile {self.quantile}",
                 hint="keep one of them: both are lower bounds",
+            )
+        if self.at_most is not None and self.quantile is None:
+            raise UsageError(
+                f"filter rule {self.name!r} has at_most {self.at_most} and no quantile",
+                hint="at_most limits what a quantile asks for: add one, or give min instead",
             )
 
     def allowed(self, applies: int) -> int:
@@ -174,13 +183,13 @@ class Rule:
                 "images, and none applies",
                 hint="give --real RUN with labelled images, or a fixed bound with min",
             )
-        quantile = self.quantile
+        quantile, most = self.quantile, math.inf if self.at_most is None else self.at_most
         own = {
-            name: float(np.quantile(values, quantile))
+            name: min(float(np.quantile(values, quantile)), most)
             for name, values in sorted(scores.items())
             if name and len(values) >= LEAST_OF_CLASS and len(values) * quantile >= LEAST_BELOW
         }
-        return Bound(float(np.quantile(finite, quantile)), self.max, own)
+        return Bound(min(float(np.quantile(finite, quantile)), most), self.max, own)
 
 
 def _finite(values: Sequence[float]) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Scorers that look at pixels alone: integrity, sharpness, contrast of objects."""
+"""Scorers that look at pixels alone: integrity, sharpness, focus, contrast of objects."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from rsgen.mask import Mask
 from rsgen.records import Instance, Layout, Sample
 from rsgen.scorers.base import FloatArray, Level, is_thing
 
-__all__ = ["Contrast", "Integrity", "Sharpness", "object_shape"]
+__all__ = ["Contrast", "Focus", "Integrity", "Sharpness", "object_shape"]
 
 Bools = npt.NDArray[np.bool_]
+LEAST_WINDOWS = 4  # of an image's windows with structure; fewer say nothing by themselves
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,48 @@ class Sharpness:
         greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
         spread = [float(cv2.Laplacian(grey, cv2.CV_32F).var()) for grey in greys]
         return np.asarray(np.log2(1 + np.asarray(spread)), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Focus:
+    """How fine the finest structure of an image is, in 1 / pixels, an image: 1 / the blur's width.
+
+    In overlapping windows, the root of half the energy of the Laplacian over that of the
+    gradient: blur by a Gaussian of S pixels leaves about 1 / S at most, whatever was there, and
+    contrast cancels out. The score is that of the sharpest windows (the quantile `sharpest`), so
+    that calm fields do not count; windows with next to no gradient are left out where there are
+    others. White noise has 3.4, hard edges 1.4 to 1.8, what is blurred by 1.5 pixels under 0.8.
+    Noise that is added after the blur hides it.
+
+    Source: the ratio of the second spectral moments of a random field, as in Longuet-Higgins
+    1957, "The statistical analysis of a random, moving surface".
+    """
+
+    level: ClassVar[Level] = "image"
+    window_px: int = 16
+    sharpest: float = 0.95
+    floor: float = 1.5  # grey levels a pixel: gradients under it are rounding and JPEG's
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        return np.asarray([self._one(image) for image in images], dtype=np.float32)
+
+    def _one(self, image: Pixels) -> float:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        slopes = [cv2.Sobel(grey, cv2.CV_32F, *way, ksize=1) / 2 for way in ((1, 0), (0, 1))]
+        bends = self._windows(cv2.Laplacian(grey, cv2.CV_32F) ** 2)
+        steep = self._windows(slopes[0] ** 2 + slopes[1] ** 2)
+        ratios = bends / (steep + self.floor**2)
+        structured = steep > self.floor**2
+        if np.count_nonzero(structured) >= LEAST_WINDOWS:
+            ratios = ratios[structured]
+        return float(np.sqrt(np.quantile(ratios, self.sharpest) / 2))
+
+    def _windows(self, energy: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Means over windows that overlap by half, float32 [windows]."""
+        side = max(1, min(self.window_px, *energy.shape))
+        middles = slice(side // 2, None, max(1, side // 2))
+        means = cv2.boxFilter(energy, -1, (side, side))
+        return np.asarray(means[middles, middles], dtype=np.float32).ravel()
 
 
 @dataclass(frozen=True)

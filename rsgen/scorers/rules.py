@@ -23,11 +23,13 @@ def default_rules(
 ) -> list[Rule]:
     """The rules for a task and what there is to look with; real images set bounds if given.
 
-    R0 integrity; R1 clip, or class-presence and likeness; R2 clip-objects, or judge; R3
+    R0 integrity and focus; R1 clip, or class-presence and likeness; R2 clip-objects, or judge; R3
     judge-image, of masks remask; R4 label-geometry; R5 extra-objects; R6 the copies; R7 novelty.
     Detection with a judge leaves R1 and R5 to judge-image, which sees both, and R7 out.
     """
-    rules = [Rule("integrity", min=0.5)]
+    # 0.9 is texture blurred by 1.1 pixels: new images may be softer than a sharp camera's
+    soft = Rule("focus", quantile=0.01, at_most=0.9) if real else Rule("focus", min=0.7)
+    rules = [Rule("integrity", min=0.5), soft]
     if task != "classification":
         # 3 CIELAB units are barely visible; of procedural scenes 0.5 % of the cars lie below
         rules += [
@@ -101,6 +103,7 @@ def rule_of(settings: RuleConfig) -> Rule:
         settings.tolerate,
         settings.options,
         settings.policy,
+        settings.at_most,
     )
 
 

@@ -188,7 +188,7 @@ def test_latents_of_the_given_checkpoint_find_copies(tmp_path: Path) -> None:
     run_stage(Job("filter", config(), tmp_path / "default", inputs))
     kept = next(s for s in open_samples(tmp_path / "default") if s.id == "s1")
     assert set(kept.scores) == {
-        "integrity", "label-geometry", "contrast", "novelty-hash", "novelty-latent"
+        "integrity", "focus", "label-geometry", "contrast", "novelty-hash", "novelty-latent"
     }  # fmt: skip
 
 

@@ -138,7 +138,7 @@ def test_the_rules_join_by_task_and_bounds_are_of_real_images(folder: Path, tmp_
     inputs["real"] = [tmp_path / "real"]
     run_stage(Job("filter", config(**keys), tmp_path / "kept", inputs))
     frozen = json.loads((tmp_path / "kept/thresholds.json").read_text())["rules"]
-    assert list(frozen) == ["clip", "integrity", "novelty-hash"]
+    assert list(frozen) == ["clip", "focus", "integrity", "novelty-hash"]
     found = {s.id: s.scores for s in open_samples(tmp_path / "kept")}
     low = min(found["a"]["clip"], found["b"]["clip"])
     assert low <= frozen["clip"]["min"] < max(found["a"]["clip"], found["b"]["clip"])
@@ -149,19 +149,24 @@ def test_the_rules_join_by_task_and_bounds_are_of_real_images(folder: Path, tmp_
 @pytest.mark.parametrize(
     ("task", "given", "names"),
     [
-        ("detection", {}, "integrity label-geometry contrast novelty-hash"),
+        ("detection", {}, "integrity focus label-geometry contrast novelty-hash"),
         (
             "detection",
             {"judge": True, "clip": True},
-            "integrity label-geometry contrast novelty-hash clip clip-objects judge judge-image",
+            "integrity focus label-geometry contrast novelty-hash clip clip-objects judge "
+            "judge-image",
         ),
-        ("segmentation", {}, "integrity label-geometry contrast novelty-hash remask"),
+        ("segmentation", {}, "integrity focus label-geometry contrast novelty-hash remask"),
         (
             "classification",
             {"judge": True},
-            "integrity novelty-hash class-presence likeness novelty",
+            "integrity focus novelty-hash class-presence likeness novelty",
         ),
-        ("classification", {"judge": True, "clip": True}, "integrity novelty-hash clip novelty"),
+        (
+            "classification",
+            {"judge": True, "clip": True},
+            "integrity focus novelty-hash clip novelty",
+        ),
     ],
 )
 def test_the_task_chooses_the_rules(task: Any, given: dict[str, bool], names: str) -> None:
