@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from rsgen.errors import SetupError, UsageError
 from rsgen.hints import check_path
 from rsgen.images import sha256_file
+from rsgen.models.adapter_file import ADAPTER_FILE, check_base, is_adapter
 from rsgen.models.architecture import check_fit, model_family, model_side, model_step
 from rsgen.models.card import ModelCard, read_card
 from rsgen.models.choice import PICKLES
@@ -92,7 +93,7 @@ class ModelRef:
 
 
 def model_folder(ref: ModelRef) -> Path:
-    """The local folder of a model: a diffusers pipeline or a bare ControlNet.
+    """The local folder of a model: a diffusers pipeline, a bare ControlNet, or an adapter.
 
     A run of `train` may be given as OUT or OUT/model. Hub models are downloaded once.
 
@@ -126,7 +127,8 @@ def model_folder(ref: ModelRef) -> Path:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file() or (folder / "config.json").is_file()
+    named = (folder / "model_index.json").is_file() or (folder / "config.json").is_file()
+    return named or is_adapter(folder)
 
 
 def _refuse_single_file(path: Path) -> None:
@@ -216,7 +218,7 @@ def model_hash(folder: Path) -> str:
 
     README, sample grids and the card do not count; the same weights hash alike anywhere.
     """
-    files = [folder / "model_index.json", folder / "config.json"]
+    files = [folder / "model_index.json", folder / "config.json", folder / ADAPTER_FILE]
     files += list(folder.glob("*.safetensors"))
     for name in ("unet", "vae", "text_encoder", "controlnet", "tokenizer", "scheduler"):
         files += [p for p in (folder / name).glob("*") if p.suffix in {".safetensors", ".json"}]
@@ -320,30 +322,30 @@ def load_model(
     dtype: str = "fp32",
     inference: bool = False,
 ) -> DiffusionModel:
-    """Open a pipeline folder, or a bare ControlNet on top of `base`.
+    """Open a pipeline folder, or a bare ControlNet or an adapter on top of `base`.
 
     `inference`: laid out for speed; such a model is neither trained nor saved.
 
     Raises:
-        UsageError: a bare ControlNet without `base`, or a family that rsgen cannot run.
+        UsageError: a bare ControlNet or an adapter without its `base`, or a family that rsgen
+            cannot run.
         SetupError: files are missing, are pickles, or do not fit the device.
     """
     folder, pipeline = model_folders(_as_ref(model), None if base is None else _as_ref(base))
+    beside = {} if folder == pipeline else {"controlnet_folder": folder}
+    if is_adapter(folder):
+        beside = {"adapter_folder": folder}
     loaded = resolve("models", model_family(pipeline)).load(
-        pipeline,
-        controlnet_folder=None if folder == pipeline else folder,
-        device=device,
-        dtype=dtype,
-        inference=inference,
+        pipeline, device=device, dtype=dtype, inference=inference, **beside
     )
     return cast(DiffusionModel, loaded)
 
 
 def model_folders(model: ModelRef, base: ModelRef | None) -> tuple[Path, Path]:
-    """The model's folder, and that of the pipeline it runs in: the same but for a bare ControlNet.
+    """The model's folder, and that of the pipeline it runs in: the same for a whole model.
 
     Raises:
-        UsageError: a bare ControlNet without a base, or with one that it was not made for.
+        UsageError: a bare ControlNet or an adapter without a base, or with another's.
         SetupError: as `model_folder`; where the hub is out of reach both are named.
     """
     try:
@@ -353,11 +355,16 @@ def model_folders(model: ModelRef, base: ModelRef | None) -> tuple[Path, Path]:
     if (folder / "model_index.json").is_file():
         return folder, folder
     if base is None:
+        what = "an adapter" if is_adapter(folder) else "a bare ControlNet"
         raise UsageError(
-            f"model {model}: a bare ControlNet needs the model that it steers",
+            f"model {model}: {what} needs the model that it "
+            f"{'was tuned from' if is_adapter(folder) else 'steers'}",
             hint="add --base hub:ORG/NAME, --base FOLDER or --base tiny",
         )
     pipeline = model_folder(base)
+    if is_adapter(folder):
+        check_base(folder, model_hash(pipeline))
+        return folder, pipeline
     check_fit(folder, pipeline, str(model), f"base {base}")
     return folder, pipeline
 

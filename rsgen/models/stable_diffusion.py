@@ -21,8 +21,10 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from rsgen.errors import OutOfMemory, SetupError, UsageError
+from rsgen.models.adapter_file import check_base
 from rsgen.models.base import ModelCard, Residuals, model_hash, read_card
 from rsgen.models.exact_hint import Remembered, is_exact, keep_exact
+from rsgen.models.lora import add_adapter
 from rsgen.models.network_files import (
     open_layout_branch,
     open_network,
@@ -91,11 +93,14 @@ class StableDiffusion:
         folder: Path,
         *,
         controlnet_folder: Path | None = None,
+        adapter_folder: Path | None = None,
         device: str = "cpu",
         dtype: str = "fp32",
         inference: bool = False,
     ) -> StableDiffusion:
         """Open a pipeline folder; the ControlNet may come from a folder of its own.
+
+        The low-rank layers of an adapter of this pipeline are added in full precision.
 
         `inference` makes it a third faster on a CPU, and neither to be trained nor saved.
 
@@ -104,7 +109,7 @@ class StableDiffusion:
             OutOfMemory: the networks do not fit the device.
         """
         silence_libraries()
-        number_type = DTYPES[dtype]
+        number_type = DTYPES[dtype if adapter_folder is None else "fp32"]
         names = parts_of(folder)
         beside = controlnet_folder or (folder / "controlnet" if "controlnet" in names else None)
         model = cls(
@@ -114,9 +119,14 @@ class StableDiffusion:
             tokenizer=open_part(CLIPTokenizer, folder / "tokenizer"),
             scheduler=open_schedule(folder / "scheduler"),
             controlnet=None if beside is None else open_layout_branch(beside, number_type),
-            card=read_card(controlnet_folder or folder),
-            hash=_joint_hash(folder, controlnet_folder),
+            card=read_card(adapter_folder or controlnet_folder or folder),
+            hash=_joint_hash(folder, adapter_folder or controlnet_folder),
         )
+        if adapter_folder is not None:
+            names_of_layers = check_base(adapter_folder, model_hash(folder))
+            add_adapter(model.networks(), adapter_folder, names_of_layers)
+            for network in model.networks().values():
+                network.to(DTYPES[dtype])
         model.to(device)
         return model.for_inference() if inference else model
 
@@ -322,10 +332,10 @@ class StableDiffusion:
         return output.float()
 
 
-def _joint_hash(folder: Path, controlnet_folder: Path | None) -> str:
-    if controlnet_folder is None:
+def _joint_hash(folder: Path, beside: Path | None) -> str:
+    if beside is None:
         return model_hash(folder)
-    return f"{model_hash(folder)[:16]}{model_hash(controlnet_folder)[:16]}"
+    return f"{model_hash(folder)[:16]}{model_hash(beside)[:16]}"
 
 
 def _align(network: Network) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "open_base",
     "place_weights",
     "prepare_controlnet",
+    "save_lora",
 ]
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -210,6 +211,13 @@ def place_weights(model: StableDiffusion, device: str, dtype: str, checkpointing
 
 def merge_lora(unet: Any, adapter_folder: Path) -> None:
     """Save the low-rank layers for other tools, then add them into the UNet's own weights."""
+    save_lora(unet, adapter_folder)
+    unet.fuse_lora()
+    unet.unload_lora()
+
+
+def save_lora(unet: Any, adapter_folder: Path) -> None:
+    """Save the low-rank layers as diffusers' `load_lora_weights` reads them."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
@@ -221,5 +229,3 @@ def merge_lora(unet: Any, adapter_folder: Path) -> None:
         str(adapter_folder), unet_lora_layers=layers, safe_serialization=True
     )
     share_weights(adapter_folder)
-    unet.fuse_lora()
-    unet.unload_lora()
