@@ -1,54 +1,49 @@
-"""The one sampling loop: noise and a condition in, latents out, under any diffusers scheduler."""
+"""The one sampling loop: noise and a condition in, latents out, under any diffusers scheduler.
+
+DDIM steps are those of `process.py`, which RL scores and trains; the other schedulers are
+diffusers' own and draw no noise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
 
 from rsgen.errors import DataError, UsageError
 from rsgen.models.base import DiffusionModel, Residuals
+from rsgen.models.process import Process, Rule
+from rsgen.models.schedulers import DiffusersSteps, OnDraw, OwnSteps, Steps, make_scheduler
+from rsgen.request import item_seed
 
 __all__ = [
-    "SCHEDULERS",
     "Branches",
     "Keep",
     "Predictor",
     "SamplingSettings",
     "draw_noise",
-    "make_scheduler",
     "plan_branches",
     "sample",
 ]
 
-SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "unipc": (UniPCMultistepScheduler, {"solver_order": 2}),
-    "dpm++2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
-    "euler": (EulerDiscreteScheduler, {}),
-}
-# The cosine schedule ends at almost no signal; diffusers' own advice for DPM++ with it.
-COSINE_LAMBDA_MIN = -5.1
-
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How latents are denoised; guidance 1 means none, control_scale weighs the residuals."""
+    """How latents are denoised; guidance 1 means none, control_scale weighs the residuals.
+
+    With eta above 0, DDIM draws noise in the steps of `window` (see `process.Rule`).
+    """
 
     scheduler: str = "ddim"
     steps: int = 20
     text_guidance: float = 1.5
     layout_guidance: float = 1.0
     control_scale: float = 1.0
+    eta: float = 0.0
+    window: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -62,31 +57,21 @@ class Keep:
     mask: Tensor
 
 
-def draw_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+def draw_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal float32 [N, C, h, w] on the CPU; row k depends on seeds[k] alone."""
     rows = []
     for seed in seeds:
         generator = torch.Generator("cpu").manual_seed(seed)
-        rows.append(torch.randn(shape, generator=generator, dtype=torch.float32))
+        rows.append(torch.randn(tuple(shape), generator=generator, dtype=torch.float32))
     return torch.stack(rows)
 
 
-def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """A diffusers scheduler on the model's noise schedule.
+def draw_step_noise(seeds: Sequence[int], step: int, shape: Sequence[int]) -> Tensor:
+    """The noise of one stochastic step, as `draw_noise`; row k depends on (seeds[k], step) alone.
 
-    Raises:
-        UsageError: an unknown name.
+    Neither the batch nor the number of steps before it matter.
     """
-    if name not in SCHEDULERS:
-        raise UsageError(
-            f"unknown scheduler {name!r}", hint=f"use one of {', '.join(sorted(SCHEDULERS))}"
-        )
-    kind, options = SCHEDULERS[name]
-    options = dict(options)
-    if name == "dpm++2m" and config.get("beta_schedule") == "squaredcos_cap_v2":
-        options["lambda_min_clipped"] = COSINE_LAMBDA_MIN
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
-    return kind.from_config(own, **options)
+    return draw_noise([item_seed(seed, "step", str(step)) for seed in seeds], shape)
 
 
 # ---------------------------------------------------------------- guidance
@@ -236,9 +221,12 @@ def sample(
     negative: Tensor,
     condition: Tensor | None,
     settings: SamplingSettings,
+    seeds: Sequence[int] | None = None,
     keep: Keep | None = None,
+    store_dtype: torch.dtype | None = None,
     after_step: Callable[[int], None] | None = None,
     on_branches: Callable[[Branches], None] | None = None,
+    on_draw: OnDraw | None = None,
 ) -> Tensor:
     """Denoise a batch: float32 latents [N, C, h, w] for `model.decode_latents`.
 
@@ -246,46 +234,54 @@ def sample(
         noise: standard normal [N, C, h, w] (see `draw_noise`).
         text, negative: prompt states [N, L, D].
         condition: [N, K, H, W] in [0, 1] at the exact image size; None for a base model.
+        seeds: of the samples; steps that draw noise (settings.eta above 0) need them.
         keep: pixels held to a given image while the rest is painted.
+        store_dtype: latents before and after a step that draws are rounded to it, so that they
+            can be kept in it without a loss.
         after_step: called with the number of finished steps.
         on_branches: told which network calls a step makes, before the first one.
+        on_draw: told of each step that drew noise: its index, the latents before it, its
+            Gaussian, and what was drawn.
 
     Raises:
-        DataError: shapes that do not fit each other. UsageError: an unknown scheduler.
+        DataError: shapes that do not fit each other.
+        UsageError: an unknown scheduler, or one that cannot do what is asked.
     """
     _check_shapes(model, noise, text, negative, condition)
     device = torch.device(model.device)
     noise, text, negative = noise.to(device), text.to(device), negative.to(device)
     if condition is not None:
         condition = condition.to(device)
-    scheduler = make_scheduler(settings.scheduler, model.scheduler_config)
-    scheduler.set_timesteps(settings.steps, device=device)
+    steps: Steps
+    if settings.scheduler == "ddim":
+        rule = Rule("ddim", settings.eta, settings.window)
+        process = Process.from_config(model.scheduler_config, settings.steps, rule)
+        draw = None if seeds is None else partial(draw_step_noise, seeds, shape=noise.shape[1:])
+        steps = OwnSteps(process, device, draw, store_dtype, on_draw)
+    else:
+        scheduler = make_scheduler(settings.scheduler, model.scheduler_config)
+        if settings.eta:
+            raise UsageError(
+                f"scheduler {settings.scheduler}: eta {settings.eta} asks for noise in its steps",
+                hint="take the scheduler ddim, or eta 0",
+            )
+        steps = DiffusersSteps(scheduler, settings.steps, device)
     predictor = Predictor(model, text, negative, condition, settings)
     if on_branches is not None:
         on_branches(predictor.branches)
-    latents: Tensor = noise.float() * scheduler.init_noise_sigma
-    timesteps = scheduler.timesteps
-    for index, timestep in enumerate(timesteps):
-        scaled = scheduler.scale_model_input(latents, timestep)
-        prediction = predictor(scaled, timestep)
-        latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+    latents = steps.start(noise.float())
+    for i, timestep in enumerate(steps.timesteps):
+        prediction = predictor(steps.model_input(latents, i), timestep)
+        latents = steps.step(latents, prediction, i)
         if keep is not None:
-            following = timesteps[index + 1] if index + 1 < len(timesteps) else None
-            latents = _held(scheduler, latents, keep, noise, following)
+            last = i + 1 == len(steps.timesteps)
+            known = keep.latents.to(latents)
+            known = known if last else steps.noised(known, noise, i + 1)
+            mask = keep.mask.to(latents)
+            latents = mask * known + (1 - mask) * latents
         if after_step is not None:
-            after_step(index + 1)
+            after_step(i + 1)
     return latents
-
-
-def _held(
-    scheduler: Any, latents: Tensor, keep: Keep, noise: Tensor, timestep: Tensor | None
-) -> Tensor:
-    """Put the given image, at the noise level of `timestep` (None: clean), where it is held."""
-    known, mask = keep.latents.to(latents), keep.mask.to(latents)
-    if timestep is not None:
-        known = scheduler.add_noise(known, noise, timestep.expand(len(known)))
-    held: Tensor = mask * known + (1 - mask) * latents
-    return held
 
 
 def _check_shapes(

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from rsgen.condition import from_model
 from rsgen.errors import DataError, UsageError
+from rsgen.models.process import Gaussian
 from rsgen.models.sampling import (
-    SCHEDULERS,
     Branches,
     Keep,
     SamplingSettings,
     draw_noise,
-    make_scheduler,
+    draw_step_noise,
     plan_branches,
     sample,
 )
+from rsgen.models.schedulers import SCHEDULERS, make_scheduler
 from rsgen.models.stable_diffusion import StableDiffusion
 from tests.build_models import SIZE, card, small_model
 
@@ -255,3 +258,94 @@ def test_prompts_must_match_the_noise(model: StableDiffusion) -> None:
             condition=None,
             settings=SamplingSettings(),
         )
+
+
+# ---------------------------------------------------------------- steps that draw noise
+
+DRAWN = {"eta": 1.0, "window": (0.0, 0.5)}
+
+
+@torch.no_grad()
+def _drawn(model: StableDiffusion, rows: slice = slice(0, 4), **others: Any) -> Tensor:
+    settings = {"steps": 4, "text_guidance": 1.0, **DRAWN, **others.pop("settings", {})}
+    prompts = ["a plane", "a ship", "two ship on water", "a storage tank"][rows]
+    return sample(
+        model,
+        noise=draw_noise(SEEDS, SHAPE)[rows],
+        text=model.encode_prompts(prompts),
+        negative=model.encode_prompts([""] * len(prompts)),
+        condition=_condition(4)[rows],
+        settings=SamplingSettings(**settings),
+        **{"seeds": SEEDS[rows], **others},
+    )
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.5), (0.0, 1.0), (0.5, 0.75)])
+def test_drawn_steps_are_those_of_diffusers(
+    window: tuple[float, float], model: StableDiffusion
+) -> None:
+    """Catches noise in the wrong steps, and one draw used twice."""
+    scheduler = make_scheduler("ddim", model.scheduler_config)
+    scheduler.set_timesteps(4)
+    # In float32, 1 - abar - std^2 of the first step is rounding alone.
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    latents, condition = draw_noise(SEEDS, SHAPE), _condition(4)
+    with torch.no_grad():
+        text = model.encode_prompts(["a plane", "a ship", "two ship on water", "a storage tank"])
+        for i, timestep in enumerate(scheduler.timesteps):
+            steps = timestep.expand(4)
+            residuals = model.control(latents, steps, text, condition)
+            latents = scheduler.step(
+                model.predict(latents, steps, text, residuals),
+                timestep,
+                latents,
+                eta=1.0 if window[0] * 4 <= i < window[1] * 4 else 0.0,
+                variance_noise=draw_step_noise(SEEDS, i, SHAPE),
+            ).prev_sample
+    got = _drawn(model, settings={"window": window})
+    torch.testing.assert_close(got, latents, atol=1e-4, rtol=0)
+
+
+def test_drawn_noise_depends_on_its_own_seed_alone(model: StableDiffusion) -> None:
+    """Catches noise of a whole batch: neighbours and the split into batches would matter."""
+    noise = [draw_step_noise(SEEDS, i, SHAPE) for i in (0, 1)]
+    assert not torch.allclose(noise[0], noise[1])
+    assert not torch.allclose(noise[0], draw_noise(SEEDS, SHAPE))
+    together = _drawn(model)
+    for k in range(4):
+        alone = _drawn(model, slice(k, k + 1))
+        torch.testing.assert_close(alone[0], together[k], atol=1e-4, rtol=0)
+    others = _drawn(model, seeds=(11, 5, 33, 44))
+    torch.testing.assert_close(others[2:], together[2:])
+    assert not torch.allclose(others[1], together[1], atol=0.05)
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.5), (0.25, 0.75)], ids=["early", "middle"])
+def test_only_the_window_is_told_and_can_be_kept_in_half_precision(
+    window: tuple[float, float], model: StableDiffusion
+) -> None:
+    """Catches a trained step whose start or end was rounded only where it was stored."""
+    told: list[tuple[int, Tensor, Gaussian, Tensor]] = []
+    _drawn(
+        model,
+        settings={"window": window},
+        store_dtype=torch.float16,
+        on_draw=lambda *step: told.append(step),
+    )
+    first = round(window[0] * 4)
+    assert [i for i, *_ in told] == [first, first + 1]
+    kept = [told[0][1], *(drawn for *_, drawn in told)]
+    assert len(kept) == 3  # one more than steps
+    for latents in kept:
+        assert torch.equal(latents, latents.half().float())
+    assert torch.equal(told[1][1], told[0][3])
+    for _, _, gaussian, drawn in told:
+        assert gaussian.has_density
+        assert torch.equal(gaussian.log_prob(drawn), gaussian.log_prob(drawn.half()))
+
+
+def test_noise_needs_seeds_and_ddim(model: StableDiffusion) -> None:
+    with pytest.raises(UsageError, match="seed of every sample"):
+        _drawn(model, seeds=None)
+    with pytest.raises(UsageError, match="take the scheduler ddim"):
+        _drawn(model, settings={"scheduler": "unipc"})
