@@ -34,7 +34,8 @@ __all__ = [
 class SamplingSettings:
     """How latents are denoised; guidance 1 means none, control_scale weighs the residuals.
 
-    With eta above 0, DDIM draws noise in the steps of `window` (see `process.Rule`).
+    With eta above 0, or by the rule of DDPM, the scheduler ddim draws noise in the steps of
+    `window` (see `process.Rule`).
     """
 
     scheduler: str = "ddim"
@@ -44,6 +45,7 @@ class SamplingSettings:
     control_scale: float = 1.0
     eta: float = 0.0
     window: tuple[float, float] = (0.0, 1.0)
+    rule: str = "ddim"
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ def sample(
         condition = condition.to(device)
     steps: Steps
     if settings.scheduler == "ddim":
-        rule = Rule("ddim", settings.eta, settings.window)
+        rule = Rule(settings.rule, settings.eta, settings.window)
         process = Process.from_config(model.scheduler_config, settings.steps, rule)
         draw = None if seeds is None else partial(draw_step_noise, seeds, shape=noise.shape[1:])
         steps = OwnSteps(process, device, draw, store_dtype, on_draw)
