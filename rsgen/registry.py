@@ -79,6 +79,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "clip-objects": "rsgen.scorers.clip:ClipObjects",
         "remask": "rsgen.scorers.remask:Remask",
     },
+    "rewards": {
+        "detector": "rsgen.rewards.detector:DetectorReward",
+        "distribution": "rsgen.rewards.distribution:Distribution",
+        "filter": "rsgen.rewards.margin:FilterMargin",
+        "pixels": "rsgen.rewards.pixels:PixelStatistics",
+    },
     "metrics": {
         "layout": "rsgen.evaluation.layout:CELL",
         "fidelity": "rsgen.evaluation.fidelity:CELL",
