@@ -17,9 +17,8 @@ from rsgen.settings import GenerateConfig
 from rsgen.train import train
 from tests.build import sample, sample_run
 from tests.build_models import card
-from tests.unit.test_train import Notes, base, history, job, run
-
-__all__ = ["base", "run"]  # fixtures
+from tests.build_training import Told, history
+from tests.unit.test_train import job
 
 PLAIN = card()
 WORDLESS = replace(PLAIN, prompt="")
@@ -97,10 +96,10 @@ def test_a_card_keeps_the_prompt(tmp_path: Path) -> None:
 def test_training_without_captions(tmp_path: Path, run: Path, base: Path) -> None:
     """Catches samples' own prompts that slip through, and a card that does not say it."""
     keys = {"train.validation_samples": 0}
-    heard = Notes()
+    heard = Told()
     empty = train(job(tmp_path / "a", run, base, heard, **keys, **{"train.prompt": ""}))
     dropped = train(job(tmp_path / "b", run, base, **keys, **{"train.caption_dropout": 1.0}))
-    told = Notes()
+    told = Told()
     named = train(job(tmp_path / "c", run, base, told, **keys))
     assert history(empty) == history(dropped) != history(named)
     assert any("without captions" in text for text in heard.texts)
@@ -134,7 +133,7 @@ def test_words_of_captions_that_the_base_lacks_are_said(tmp_path: Path, base: Pa
         replace(sample("a.png", split="train"), prompt="a zeppelin over a lagoon"),
         sample("b.png", split="train"),
     ]
-    mine, heard = sample_run(tmp_path / "run", rows).path, Notes()
+    mine, heard = sample_run(tmp_path / "run", rows).path, Told()
     train(job(tmp_path / "a", mine, base, heard, **{"train.validation_samples": 0}))
     (said,) = (text for text in heard.texts if "vocabulary lacks" in text)
     assert "zeppelin, over, lagoon:" in said

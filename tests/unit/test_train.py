@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,84 +17,21 @@ from rsgen.errors import DataError, GateMissed, Stopped, UsageError
 from rsgen.models.base import load_model, read_card
 from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.records import ClassTable, ObjectClass
-from rsgen.reporting import NullReporter, RunSummary
-from rsgen.runs import Control, Job
 from rsgen.store import open_samples
 from rsgen.train import train
 from rsgen.training import loop
 from rsgen.training.validation import check_copies
-from tests.build import CLASSES, config, layout, sample, sample_run
-from tests.build_models import SIZE, save_model
+from tests.build import CLASSES, layout, sample, sample_run
+from tests.build_models import SIZE
+from tests.build_training import STEPS, Told, history, splits, stop_later, train_job
 
-STEPS = 4
-
-
-class Notes(NullReporter):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.metrics: dict[str, list[float]] = {}
-
-    def note(self, text: str, level: str = "info") -> None:
-        self.texts.append(f"{level}: {text}")
-
-    def metric(self, name: str, value: float, step: int | None = None) -> None:
-        self.metrics.setdefault(name, []).append(value)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("base") / "model").path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_run(tmp_path_factory.mktemp("run"), splits(6)).path
-
-
-def splits(count: int, *others: str) -> list[Any]:
-    """Training samples, then one of each other split."""
-    names = ["train"] * count + list(others)
-    return [sample(f"scene-{k}.png", split=name) for k, name in enumerate(names)]
-
-
-def job(
-    out: Path, run: Path, base: Path, reporter: Any = None, control: Any = None, **keys: Any
-) -> Job:
-    values = {
-        "seed": 5,
-        "train.max_steps": STEPS,
-        "train.size": SIZE,
-        "train.warmup_steps": 1,
-        "train.crop": SIZE,
-        "train.validation_samples": 2,
-        "train.checkpoint_every": 2,
-        "execution.batch_size": 2,
-        **keys,
-    }
-    return Job(
-        "train",
-        config(**values),
-        out,
-        inputs={"run": [run], "base": [base]},
-        reporter=reporter or NullReporter(),
-        control=control or Control(),
-    )
-
-
-def history(summary: RunSummary) -> list[float]:
-    """The loss of every step, from the newest saved state."""
-    from safetensors.torch import load_file
-
-    newest = sorted((Path(summary.out) / "state").glob("step-*"))[-1]
-    return list(load_file(newest / "history.safetensors")["loss"].tolist())
+job = partial(train_job, **{"train.crop": SIZE, "train.validation_samples": 2})
 
 
 @pytest.mark.parametrize("task", ["autoencoder", "base", "controlnet"])
 def test_each_task_leaves_a_checkpoint(tmp_path: Path, run: Path, base: Path, task: str) -> None:
     """Catches a task that saves the weights it started from, or no picture to look at."""
-    reporter = Notes()
+    reporter = Told()
     summary = train(job(tmp_path / "out", run, base, reporter, **{"train.task": task}))
     assert summary.exit_code == 0 and summary.counts["steps"] == STEPS
     model, before = load_model(tmp_path / "out"), load_model(base)
@@ -124,15 +62,8 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one(
 ) -> None:
     """Catches views, noise or levels that depend on how often the program was started."""
     whole = train(job(tmp_path / "whole", run, base))
-    calls = 0
-
-    def stop_in_step_three() -> bool:
-        nonlocal calls
-        calls += (tmp_path / "parts" / "state" / "step-00000002").is_dir()
-        return calls == 2
-
     with pytest.raises(Stopped):
-        train(job(tmp_path / "parts", run, base, control=Control(requested=stop_in_step_three)))
+        train(job(tmp_path / "parts", run, base, control=stop_later(tmp_path / "parts")))
     parts = train(job(tmp_path / "parts", run, base))
     assert history(parts) == history(whole)
     weights = "model/controlnet/diffusion_pytorch_model.safetensors"
@@ -252,7 +183,7 @@ def test_a_copied_training_image_raises_the_alarm(tmp_path: Path, run: Path, bas
     views = LatentViews(
         images, model.vae, size=SIZE, seed=1, views=0, settings=AugmentSettings(flips=False)
     )
-    reporter = Notes()
+    reporter = Told()
     new, copied = pictures[35], pictures[17]
     report = check_copies(model, [new, copied], views, reporter, 7)
     assert report.copies == [1] and report.nearest[1] == 17

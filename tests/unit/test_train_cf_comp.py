@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rsgen.augment import AugmentSettings
@@ -30,8 +30,7 @@ from rsgen.models.base import read_card
 from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.prompts import make_prompt
 from rsgen.records import Instance, Layout, Sample
-from rsgen.reporting import NullReporter, RunSummary
-from rsgen.runs import Control, Job
+from rsgen.reporting import NullReporter
 from rsgen.settings import TrainConfig
 from rsgen.train import train
 from rsgen.training.composites import composite_settings, most_composites
@@ -39,7 +38,8 @@ from rsgen.training.latents import LatentViews
 from rsgen.training.pairs import PairSettings, TrainingPairs
 from rsgen.training.tally import Tally
 from tests.build import CLASSES, config, layout, picture, sample, sample_run, water
-from tests.build_models import SIZE, save_model, small_model
+from tests.build_models import SIZE, small_model
+from tests.build_training import Told, history, stop_later, train_job
 
 CPU = torch.device("cpu")
 GROUP = 8
@@ -49,6 +49,7 @@ LOOSE: dict[str, Any] = {
     "train.cf_comp.max_overlap": 1.0,
     "train.cf_comp.max_radiometry": 1.0,
 }
+job = partial(train_job, **{"train.augment": False, "execution.threads": 1})
 
 
 def block(label: str, x: int, y: int, side: int = 7) -> Instance:
@@ -71,11 +72,6 @@ def rows(count: int = 9, **more: Any) -> list[Sample]:
 @pytest.fixture(scope="module")
 def model() -> StableDiffusion:
     return small_model(4)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("base") / "model").path
 
 
 @pytest.fixture(scope="module")
@@ -393,18 +389,6 @@ def test_the_local_loss_by_hand() -> None:
 # ---------------------------------------------------------------- what is told
 
 
-class Told(NullReporter):
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.metrics: dict[str, list[float]] = {}
-
-    def note(self, text: str, level: str = "info") -> None:
-        self.texts.append(f"{level}: {text}")
-
-    def metric(self, name: str, value: float, step: int | None = None) -> None:
-        self.metrics.setdefault(name, []).append(value)
-
-
 def test_the_tally_by_hand() -> None:
     """Catches a histogram of images, of the timed batch, or of one rank."""
     tally, told = Tally(CLASSES, composed=True), Told()
@@ -431,35 +415,6 @@ def test_the_tally_by_hand() -> None:
 
 
 # ---------------------------------------------------------------- the command
-
-
-def job(out: Path, run: Path, base: Path, **keys: Any) -> Job:
-    reporter, control = keys.pop("reporter", None), keys.pop("control", None)
-    values = {
-        "seed": 5,
-        "train.max_steps": 4,
-        "train.size": SIZE,
-        "train.warmup_steps": 1,
-        "train.validation_samples": 0,
-        "train.checkpoint_every": 2,
-        "train.augment": False,
-        "execution.batch_size": 2,
-        "execution.threads": 1,
-        **keys,
-    }
-    return Job(
-        "train",
-        config(**values),
-        out,
-        inputs={"run": [run], "base": [base]},
-        reporter=reporter or NullReporter(),
-        control=control or Control(),
-    )
-
-
-def history(summary: RunSummary) -> list[float]:
-    newest = sorted((Path(summary.out) / "state").glob("step-*"))[-1]
-    return list(load_file(newest / "history.safetensors")["loss"].tolist())
 
 
 @pytest.mark.parametrize(
@@ -499,15 +454,16 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one(
     """Catches partners that depend on where a run was started."""
     keys = {**LOOSE, "train.category_weight": 0.5, "train.class_balance": 0.5}
     whole = train(job(tmp_path / "whole", run, base, **keys))
-    calls = 0
-
-    def stop_later() -> bool:
-        nonlocal calls
-        calls += (tmp_path / "parts" / "state" / "step-00000002").is_dir()
-        return calls == 2
-
     with pytest.raises(Stopped):
-        train(job(tmp_path / "parts", run, base, control=Control(requested=stop_later), **keys))
+        train(
+            job(
+                tmp_path / "parts",
+                run,
+                base,
+                control=stop_later(tmp_path / "parts"),
+                **keys,
+            )
+        )
     assert history(train(job(tmp_path / "parts", run, base, **keys))) == history(whole)
 
 

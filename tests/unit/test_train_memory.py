@@ -24,9 +24,8 @@ from rsgen.training.memory import (
 )
 from rsgen.training.setup import choose_weights, place_weights
 from tests.build_models import SIZE, small_model
-from tests.unit.test_train import Notes, base, job, run
-
-__all__ = ["base", "run"]  # fixtures
+from tests.build_training import Told
+from tests.unit.test_train import job
 
 PLAIN = StepShape("plain", 2, SIZE, "fp32", False)
 TWO = replace(PLAIN, method="of-diff")
@@ -98,7 +97,7 @@ def test_live_bytes() -> None:
 
 
 def test_it_is_said_before_the_start(tmp_path: Path, run: Path, base: Path) -> None:
-    heard = Notes()
+    heard = Told()
     train(job(tmp_path / "out", run, base, heard, **{"train.validation_samples": 0}))
     lines = [text for text in heard.texts if "memory by train.unet" in text]
     assert len(lines) == 1 and "full" in lines[0] and "(this run)" in lines[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,68 +19,27 @@ from rsgen.errors import Stopped, UsageError
 from rsgen.execution import run_stage
 from rsgen.models.base import load_model, read_card
 from rsgen.models.stable_diffusion import StableDiffusion
-from rsgen.reporting import NullReporter, RunSummary
-from rsgen.runs import Control, Job
+from rsgen.reporting import NullReporter
+from rsgen.runs import Job
 from rsgen.train import train
 from rsgen.training import latents
 from rsgen.training.distillation import DistillationObjective
 from rsgen.training.latents import LatentViews
 from rsgen.training.setup import choose_weights
 from tests.build import CLASSES, config, layout, sample, sample_run
-from tests.build_models import SIZE, save_model, small_model
+from tests.build_models import SIZE, small_model
+from tests.build_training import Told, history, stop_later, train_job
 
 STEPS = 6
-
-
-class Metrics(NullReporter):
-    """Keeps the numbers that were logged."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[float]] = {}
-
-    def metric(self, name: str, value: float, step: int | None = None) -> None:
-        self.found.setdefault(name, []).append(value)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("base") / "model").path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    samples = [sample(f"scene-{k}.png", split="train") for k in range(6)]
-    return sample_run(tmp_path_factory.mktemp("run"), samples).path
-
-
-def job(out: Path, run: Path, base: Path, **keys: Any) -> Job:
-    reporter, control = keys.pop("reporter", None), keys.pop("control", None)
-    values = {
-        "seed": 5,
+job = partial(
+    train_job,
+    **{
         "train.method": "of-diff",
         "train.max_steps": STEPS,
-        "train.size": SIZE,
-        "train.warmup_steps": 1,
         "train.lr": 1e-3,
-        "train.validation_samples": 0,
-        "train.checkpoint_every": 2,
-        "execution.batch_size": 2,
         "execution.threads": 1,
-        **keys,
-    }
-    return Job(
-        "train",
-        config(**values),
-        out,
-        inputs={"run": [run], "base": [base]},
-        reporter=reporter or NullReporter(),
-        control=control or Control(),
-    )
-
-
-def history(summary: RunSummary) -> list[float]:
-    newest = sorted((Path(summary.out) / "state").glob("step-*"))[-1]
-    return list(load_file(newest / "history.safetensors")["loss"].tolist())
+    },
+)
 
 
 def opened(path: Path) -> StableDiffusion:
@@ -139,7 +99,7 @@ def test_the_result_is_a_standard_folder(
     tmp_path: Path, run: Path, base: Path, condition: str
 ) -> None:
     """Catches a saved model that wants a real image, and a state that forgot how to read one."""
-    reporter = Metrics()
+    reporter = Told()
     keys = {"train.condition": condition, "train.recon_augment": True, "reporter": reporter}
     train(job(tmp_path / "out", run, base, **keys, **{"train.validation_samples": 2}))
     channels = 35 if condition == "classes" else 3
@@ -158,7 +118,7 @@ def test_the_result_is_a_standard_folder(
         assert widths == [35, 3]
     else:
         assert kept[f"{joint}.weight"].shape[1] == 3
-    assert {"loss", "L_s", "L_m", "L_c", "L_reg"} <= reporter.found.keys()
+    assert {"loss", "L_s", "L_m", "L_c", "L_reg"} <= reporter.metrics.keys()
     values = {
         "seed": 1,
         "generate.steps": 2,
@@ -205,15 +165,8 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one(
     """Catches a ramp that starts again, and a new image slice after each start."""
     keys = {"train.recon_augment": True, "train.accumulate": accumulate, "train.views": 2}
     whole = train(job(tmp_path / "whole", run, base, **keys))
-    calls = 0
-
-    def stop_later() -> bool:
-        nonlocal calls
-        calls += (tmp_path / "parts" / "state" / "step-00000002").is_dir()
-        return calls == 3
-
     with pytest.raises(Stopped):
-        control = Control(requested=stop_later)
+        control = stop_later(tmp_path / "parts", checks=3)
         train(job(tmp_path / "parts", run, base, control=control, **keys))
     parts = train(job(tmp_path / "parts", run, base, **keys))
     assert history(parts) == history(whole) and len(history(whole)) == STEPS

@@ -14,9 +14,7 @@ from rsgen.settings import Config
 from rsgen.shipped import shipped_files, what_it_is
 from rsgen.train import train
 from tests.unit.test_cli import Cli
-from tests.unit.test_train import base, job, run
-
-__all__ = ["base", "run"]  # fixtures
+from tests.unit.test_train import job
 
 PRESETS = sorted(p.stem for p in (templates_root() / "train").glob("*.yaml"))
 

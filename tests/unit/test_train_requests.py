@@ -30,23 +30,13 @@ from rsgen.train import train
 from rsgen.training import loop
 from rsgen.training.neighbours import nearest_training_images
 from rsgen.training.session import default_threads
-from tests.build import sample_run
-from tests.build_models import SIZE, save_model
-from tests.unit.test_train import history, job, splits
+from tests.build_models import SIZE
+from tests.build_training import history
+from tests.unit.test_train import job
 from tests.unit.test_train_loop import DEFAULTS, Toy, Twofold
 from tests.unit.test_train_loop import run as fit_toy
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("base") / "model").path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_run(tmp_path_factory.mktemp("run"), splits(6)).path
 
 
 @pytest.fixture
