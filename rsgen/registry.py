@@ -78,6 +78,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "clip": "rsgen.scorers.clip:ClipImage",
         "clip-objects": "rsgen.scorers.clip:ClipObjects",
         "remask": "rsgen.scorers.remask:Remask",
+        "stuff": "rsgen.scorers.ground:Stuff",
+        "stuff-areas": "rsgen.scorers.ground:StuffAreas",
     },
     "rewards": {
         "detector": "rsgen.rewards.detector:DetectorReward",

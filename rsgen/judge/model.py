@@ -33,7 +33,16 @@ from rsgen.judge.targets import LEAST_SEEN, Canvas, rows_of, shares_inside
 from rsgen.models.weight_files import share_weights
 from rsgen.records import ClassTable
 
-__all__ = ["ROLES", "Judge", "JudgeCard", "Role", "judge_folder", "judge_hash", "load_judge"]
+__all__ = [
+    "ROLES",
+    "Judge",
+    "JudgeCard",
+    "Role",
+    "judge_card",
+    "judge_folder",
+    "judge_hash",
+    "load_judge",
+]
 
 Role = Literal["reward", "evaluation"]
 ROLES: dict[Role, str] = {"reward": "judge_a", "evaluation": "judge_b"}
@@ -237,6 +246,11 @@ def judge_folder(path: Path, role: Role, *, force: bool = False) -> Path:
             hint="give the train-judge folder, which holds both, or force it",
         )
     return folder
+
+
+def judge_card(path: Path, role: Role) -> JudgeCard:
+    """The card of the judge for a purpose, without its weights; errors as of `judge_folder`."""
+    return _card(judge_folder(path, role))
 
 
 def _card(folder: Path) -> JudgeCard:

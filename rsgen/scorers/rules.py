@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from rsgen.request import RunInfo
@@ -18,13 +19,15 @@ def default_rules(
     real: bool,
     checkpoint: bool,
     judge: bool = False,
+    stuff: bool = False,
     clip: bool = False,
     task: Task = "detection",
 ) -> list[Rule]:
     """The rules for a task and what there is to look with; real images set bounds if given.
 
     R0 integrity and focus; R1 clip, or class-presence and likeness; R2 clip-objects, or judge; R3
-    judge-image, of masks remask; R4 label-geometry; R5 extra-objects; R6 the copies; R7 novelty.
+    judge-image, of masks remask, of the ground stuff-areas, where the judge knows `stuff`; R4
+    label-geometry; R5 extra-objects; R6 the copies; R7 novelty.
     Detection with a judge leaves R1 and R5 to judge-image, which sees both, and R7 out.
     """
     # 0.9 is texture blurred by 1.1 pixels: new images may be softer than a sharp camera's
@@ -50,6 +53,12 @@ def default_rules(
         rules += _scene_rules(real=real, clip=clip)
     elif judge:
         rules += _judge_rules(real=real)
+    if task == "segmentation" and judge and stuff:
+        rules.append(
+            Rule("stuff-areas", quantile=0.02, tolerate=0.5)
+            if real
+            else Rule("stuff-areas", min=0.1, tolerate=0.5)
+        )
     if task == "segmentation":
         rules.append(
             Rule("remask", quantile=0.02, tolerate=0.5)
@@ -112,10 +121,18 @@ def rules_of(info: RunInfo) -> list[Rule]:
     given = info.config.filter.rules
     if given is not None:
         return [rule_of(rule) for rule in given]
+    task, judges = info.config.filter.task, info.paths("judge")
     return default_rules(
         real=bool(info.paths("real")),
         checkpoint=bool(info.paths("checkpoint")),
-        judge=bool(info.paths("judge")),
+        judge=bool(judges),
+        stuff=task == "segmentation" and bool(judges) and bool(_stuff_of(judges[0])),
         clip=bool(info.paths("clip")),
-        task=info.config.filter.task,
+        task=task,
     )
+
+
+def _stuff_of(judge: Path) -> tuple[str, ...]:
+    from rsgen.scorers.ground import stuff_of
+
+    return stuff_of(judge)
