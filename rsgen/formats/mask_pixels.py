@@ -27,7 +27,7 @@ __all__ = [
     "MaskPixels",
     "Places",
     "classify",
-    "header_mode",
+    "holds_values",
     "most_frequent",
     "read_mask",
     "unpacked",
@@ -37,6 +37,7 @@ __all__ = [
 MAX_MASK_PIXELS = 100_000_000
 UNKNOWN = 0xFFFF
 STRAY_SHARE = 0.001  # of an image's pixels may have a colour outside the legend (edges)
+MOST_GREYS = 128  # classes that a mask of colours may hold; a grey photograph has more
 LISTED = 5  # values or colours that a message names
 
 VALUE_MODES = {"1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -99,7 +100,7 @@ def read_mask(path: Path, name: str, max_pixels: int) -> MaskPixels:
         raise Problem("BadMask", text, "copy or write it anew") from error
 
 
-def header_mode(path: Path) -> str | None:
+def _header_mode(path: Path) -> str | None:
     """PIL's mode of an image file, without decoding; None where it cannot be opened."""
     try:
         with warnings.catch_warnings():
@@ -108,6 +109,18 @@ def header_mode(path: Path) -> str | None:
                 return image.mode
     except DECODER_ERRORS:
         return None
+
+
+def holds_values(path: Path) -> bool:
+    """Whether an image is one of class values: of one channel, or few greys written as colours."""
+    mode = _header_mode(path)
+    if mode not in COLOR_MODES:
+        return mode in VALUE_MODES
+    try:
+        codes = read_mask(path, path.name, MAX_MASK_PIXELS).codes
+    except Problem:
+        return False
+    return _is_grey(codes) and len(np.unique(codes)) <= MOST_GREYS
 
 
 def _pixels(image: Image.Image) -> MaskPixels:

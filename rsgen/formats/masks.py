@@ -24,10 +24,9 @@ from rsgen.formats.files import relative
 from rsgen.formats.mask_pairs import find_mask_pairs, split_files, unambiguous
 from rsgen.formats.mask_parts import cut_parts
 from rsgen.formats.mask_pixels import (
-    VALUE_MODES,
     MaskPixels,
     classify,
-    header_mode,
+    holds_values,
     most_frequent,
     read_mask,
     unpacked,
@@ -220,8 +219,8 @@ def _detect(source: Source) -> Found | None:
     told = split_files(files, source.root)
     apart = source.labels is not None and source.labels != source.path
     if apart or (told.masks and not told.images):
-        modes = [header_mode(file) for file in files[:LOOKED_AT]]
-        if 2 * sum(mode in VALUE_MODES for mode in modes) <= len(modes):
+        looked_at = files[:LOOKED_AT]
+        if 2 * sum(map(holds_values, looked_at)) <= len(looked_at):
             return None
         return Found(f"{relative(files[0], source.base)} has class values", "masks", 0)
     pairs = unambiguous(told, source.root)

@@ -282,8 +282,14 @@ def test_masks_that_lie_apart(tmp_path: Path) -> None:
     assert shapes(dataset) == EXPECTED
 
 
-def test_masks_alone_are_layouts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_alone_are_layouts(channels: int, tmp_path: Path) -> None:
+    """Also as EarthSynth's demo has them: an index three times."""
     put_mask(tmp_path / "masks/a.png")
+    if channels == 3:
+        with Image.open(tmp_path / "masks/a.png") as image:
+            grey = np.asarray(image)
+        Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "masks/a.png")
     dataset = read_dataset(tmp_path, legend=legend(), require_images=False)
     assert dataset.format == "masks"
     assert shapes(dataset) == EXPECTED
