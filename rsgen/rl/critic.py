@@ -25,6 +25,7 @@ LATENT_SIDE = 8
 LAYOUT_SIDE = 16
 TIME_WIDTH = 32
 WIDTH = 256
+STD_FLOOR = 1e-6  # of rewards, in their own units
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,17 +130,17 @@ class CriticLearner:
     def meet(self, rewards: Tensor) -> None:
         """Take in an epoch's rewards [N], of all ranks, before learning from them.
 
-        Values are kept in reward units while the whitening moves: the last layer is rescaled
-        (PopArt, van Hasselt et al. 2016).
+        After the first epoch, values stay in reward units while the whitening moves: the last
+        layer is rescaled (PopArt, van Hasselt et al. 2016).
         """
         mean, std = float(rewards.double().mean()), float(rewards.double().std(correction=0))
         if not math.isfinite(mean) or not math.isfinite(std):
             raise DataError("rewards that are not finite cannot teach the critic")
         share = 1.0 if self.met == 0 else self.SHARE
-        old_mean, old_std = self.mean, self.std
+        old_mean, old_std = (self.mean, self.std) if self.met else (mean, max(std, STD_FLOOR))
         self.mean += share * (mean - self.mean)
         self.std += share * (std - self.std)
-        self.std = max(self.std, 1e-6)
+        self.std = max(self.std, STD_FLOOR)
         self.met += 1
         last = self.critic.value
         with torch.no_grad():
