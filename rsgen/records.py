@@ -17,6 +17,7 @@ from rsgen.mask import Mask
 
 __all__ = [
     "INCOMPLETE",
+    "WEIGHT",
     "ClassTable",
     "Failure",
     "Geo",
@@ -30,6 +31,8 @@ __all__ = [
 
 # Attribute of a sample some of whose labels could not be read: "1/3 FieldCount" (of all, why).
 INCOMPLETE = "incomplete"
+# Score of a sample and of an instance that says how much it counts, in [0, 1]; 1 without it.
+WEIGHT = "weight"
 
 
 @lru_cache(maxsize=4096)

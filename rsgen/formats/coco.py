@@ -2,7 +2,8 @@
 
 Beyond COCO: `obb` = [cx, cy, w, h, angle] (pixels, radians; w runs along the angle) and
 `heading` (radians) carry oriented boxes; such an annotation without a mask has its four corners
-in `segmentation`. `difficult`, `truncated` (annotation) and `gsd_m` (image) stand where known.
+in `segmentation`. `difficult`, `truncated` (annotation), `gsd_m` (image) and a filter's `weight`
+(both) stand where known.
 HIT-UAV's dialect is read too, see `coco_dialect`.
 """
 
@@ -20,7 +21,7 @@ from rsgen.errors import DataError
 from rsgen.formats.atlas import fill_outlines
 from rsgen.formats.checks import check_box, no_pixel, number
 from rsgen.formats.coco_dialect import KEYS, in_own_words
-from rsgen.formats.coco_images import ImagePlaces, ImageRecord, find_image
+from rsgen.formats.coco_images import ImagePlaces, ImageRecord, find_image, weight_scores
 from rsgen.formats.coco_shapes import bbox_of, shape_of
 from rsgen.formats.coco_write import CategoryIds, CocoWriter
 from rsgen.formats.common import (
@@ -38,7 +39,7 @@ from rsgen.formats.common import (
 from rsgen.formats.files import relative
 from rsgen.formats.names import LabelNames, paint_order
 from rsgen.geometry import Array, quad_to_rotated_box, rotated_box_to_quad, wrap_angle
-from rsgen.records import ClassTable, Instance, Layout, Sample
+from rsgen.records import WEIGHT, ClassTable, Instance, Layout, Sample
 
 __all__ = ["FORMAT", "check_coco", "coco_files", "looks_like_coco", "read_coco"]
 
@@ -161,7 +162,10 @@ def _read_file(
             found.width, found.height, paint_order(instances, names), request.gsd_m or found.gsd_m
         )
         sample_split = split or split_of_path(found.id)
-        tally.keep(Sample(found.id, layout, found.image, split=sample_split), labels=len(instances))
+        sample = Sample(
+            found.id, layout, found.image, split=sample_split, scores=weight_scores(record)
+        )
+        tally.keep(sample, labels=len(instances))
     for key, orphans in labels.items():
         unknown = Problem(
             "UnknownImage", f"no image of id {key!r}", "add the image record, or drop the label"
@@ -309,6 +313,7 @@ def _instance(
         truncated=bool(record.get("truncated")) or cut,
         difficult=bool(record.get("difficult")),
         iscrowd=bool(record.get("iscrowd")),
+        scores=weight_scores(record),
     )
     return instance, shape.parts
 
@@ -341,7 +346,7 @@ def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance |
         mask=mask,
         caption=None,
         attributes={},
-        scores={},
+        scores={k: v for k, v in kept.scores.items() if k == WEIGHT},
         reasons=(),
     )
 
@@ -381,6 +386,6 @@ FORMAT = Format(
     read_coco,
     lambda options: CocoWriter(CategoryIds.parse(options.category_ids)),
     _detect,
-    Holds(_held, frozenset({"gsd_m"})),
+    Holds(_held, frozenset({"gsd_m"}), weights=True),
     check=check_coco,
 )

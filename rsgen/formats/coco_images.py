@@ -9,8 +9,9 @@ from typing import Any
 from rsgen.formats.checks import check_size
 from rsgen.formats.common import Problem, ReadRequest
 from rsgen.formats.files import relative, safe_relative, size_of
+from rsgen.records import WEIGHT
 
-__all__ = ["ImagePlaces", "ImageRecord", "find_image"]
+__all__ = ["ImagePlaces", "ImageRecord", "find_image", "weight_scores"]
 
 
 @dataclass
@@ -79,6 +80,13 @@ def find_image(
         )
     inside = relative(path, images.root)
     return ImageRecord(inside, inside, *size, _gsd(record))
+
+
+def weight_scores(record: dict[str, Any]) -> dict[str, float]:
+    """The weight of an image or annotation record, as a score; none where it is not in [0, 1]."""
+    value = record.get(WEIGHT)
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    return {WEIGHT: float(value)} if fits else {}
 
 
 def _gsd(record: dict[str, Any]) -> float | None:

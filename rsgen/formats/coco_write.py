@@ -15,7 +15,7 @@ from rsgen.formats.checks import raster_session
 from rsgen.formats.common import WriteReport
 from rsgen.geometry import polygon_area, quad_to_rotated_box
 from rsgen.mask import Mask
-from rsgen.records import ClassTable, Instance, Layout, Sample, normal_name
+from rsgen.records import WEIGHT, ClassTable, Instance, Layout, Sample, normal_name
 
 __all__ = ["CategoryIds", "CocoWriter"]
 
@@ -143,6 +143,8 @@ def annotation_of(
         record["difficult"] = 1
     if instance.truncated:
         record["truncated"] = 1
+    if WEIGHT in instance.scores:
+        record[WEIGHT] = instance.scores[WEIGHT]
     record["area"] = round(float(record["area"]), DECIMALS)
     return record
 
@@ -242,6 +244,8 @@ class CocoWriter:
         }
         if layout.gsd_m is not None:
             record["gsd_m"] = layout.gsd_m
+        if WEIGHT in sample.scores:
+            record[WEIGHT] = sample.scores[WEIGHT]
         file.add_image(record)
         with raster_session():
             self._add_labels(layout, file)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rsgen.formats.common import SAMPLE_FIELDS, Format, things_only
 from rsgen.geometry import as_array, clockwise
-from rsgen.records import ClassTable, Instance, Layout, Sample
+from rsgen.records import WEIGHT, ClassTable, Instance, Layout, Sample
 
 __all__ = ["SAMPLE_WORDS", "as_held", "difference", "losses"]
 
@@ -56,6 +56,8 @@ def as_held(sample: Sample, classes: ClassTable, chosen: Format) -> Sample:
     if chosen.holds.sample == SAMPLE_FIELDS:
         return replace(sample, layout=layout)
     kept = {name: getattr(sample, name) for name in chosen.holds.sample - LAYOUT_FIELDS}
+    if chosen.holds.weights and WEIGHT in sample.scores:
+        kept["scores"] = {WEIGHT: sample.scores[WEIGHT]}
     return Sample(sample.id, layout, sample.image, split=sample.split, **kept)
 
 
@@ -69,11 +71,14 @@ def losses(sample: Sample, classes: ClassTable, chosen: Format) -> Counter[str]:
             continue
         for name, words in INSTANCE_WORDS.items():
             lost[words] += bool(_is_set(instance, name) and not _is_set(kept, name))
+        lost["object weights"] += WEIGHT in instance.scores and WEIGHT not in kept.scores
     for name, words in SAMPLE_WORDS.items():
         owner = sample.layout if name in LAYOUT_FIELDS else sample
         if name == "attributes" and sample.attributes.keys() <= chosen.holds.attributes:
             continue
         lost[words] += bool(_is_set(owner, name) and name not in chosen.holds.sample)
+    weights = chosen.holds.weights or "scores" in chosen.holds.sample
+    lost["image weights"] += WEIGHT in sample.scores and not weights
     return +lost
 
 
@@ -86,6 +91,8 @@ def _why_left_out(instance: Instance, layout: Layout, classes: ClassTable) -> st
 
 def _is_set(record: object, name: str) -> bool:
     value = getattr(record, name)
+    if name == "scores":
+        return bool(value.keys() - {WEIGHT})
     return value is not None and value is not False and value != {}
 
 

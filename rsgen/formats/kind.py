@@ -46,11 +46,13 @@ class Holds:
         left out. What is None or unset in it is not promised.
     sample: fields beyond image, size and split, of `SAMPLE_FIELDS`.
     attributes: names of image attributes that come back where the field as a whole does not.
+    weights: whether the weight of an image comes back where its scores do not.
     """
 
     instance: Callable[[Instance, Layout, ClassTable], Instance | None] = things_only
     sample: frozenset[str] = frozenset()
     attributes: frozenset[str] = frozenset()
+    weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ __all__ = [
 ]
 
 Level = Literal["image", "instance"]
-Policy = Literal["reject", "drop", "difficult"]
+Policy = Literal["reject", "drop", "difficult", "weight"]
 # A class has a bound of its own where so many real scores lie under it, of so many in all.
 LEAST_BELOW, LEAST_OF_CLASS = 3, 30
+MEDIAN = 0.5
 FloatArray = npt.NDArray[np.float32]
 Scores = FloatArray | list[FloatArray]
 Signatures = npt.NDArray[Any]
@@ -96,22 +97,38 @@ def is_thing(instance: Instance) -> bool:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a score must satisfy; None is no bound. `by_class`: `low` of classes with their own."""
+    """What a score must satisfy; None is no bound. `by_class`: `low` of classes with their own.
+
+    With `full` it rejects nothing and gives a weight: 0 up to `low`, 1 from `full` on.
+    """
 
     low: float | None = None
     high: float | None = None
     by_class: Mapping[str, float] = field(default_factory=dict)
+    full: float | None = None
+    full_by_class: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, name: str) -> Bound:
         """The bound of an object of that class, by the class table's name."""
-        return Bound(self.by_class[name], self.high) if name in self.by_class else self
+        if name not in self.by_class:
+            return self
+        return Bound(self.by_class[name], self.high, full=self.full_by_class.get(name, self.full))
 
     def passes(self, score: float) -> bool:
-        if math.isnan(score):
+        if math.isnan(score) or self.full is not None:
             return True
         return (self.low is None or score >= self.low) and (self.high is None or score <= self.high)
 
+    def weight(self, score: float) -> float:
+        """(score - low) / (full - low), cut to [0, 1]."""
+        assert self.full is not None and self.low is not None, "a bound that gives weights"
+        if self.full <= self.low:
+            return float(score >= self.low)
+        return min(max((score - self.low) / (self.full - self.low), 0.0), 1.0)
+
     def __str__(self) -> str:
+        if self.full is not None:
+            return f"weight 0 at {self.low:.4g}, 1 at {self.full:.4g}"
         low = "" if self.low is None else f"min {self.low:.4g}"
         high = "" if self.high is None else f"max {self.high:.4g}"
         own = ""
@@ -130,7 +147,9 @@ class Rule:
 
     `policy`, of an instance rule: "reject" the image where more than the share `tolerate` of its
     instances fail; "drop" or mark "difficult" the failing ones, and reject only where all fail.
-    The failing instances carry the reason either way.
+    The failing instances carry the reason either way. "weight", of any rule, rejects nothing:
+    what it scores gets a weight that rises from 0 at the bound to 1 at `full`, a score, or with
+    `quantile` a quantile of the real ones (the median, if not given).
     """
 
     scorer: str
@@ -142,6 +161,7 @@ class Rule:
     options: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = "reject"
     at_most: float | None = None
+    full: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -162,6 +182,45 @@ class Rule:
                 hint="at_most limits what a quantile asks for: add one, or give min instead",
             )
 
+        self._check_weight()
+
+    def _check_weight(self) -> None:
+        if self.policy != "weight":
+            if self.full is not None:
+                raise UsageError(
+                    f"filter rule {self.name!r} has full {self.full} and policy {self.policy}",
+                    hint="full says where a weight is 1: add policy: weight, or leave it out",
+                )
+            return
+        if self.max is not None or self.tolerate:
+            raise UsageError(
+                f"filter rule {self.name!r} has policy weight, and max or tolerate",
+                hint="a weight rises with the score from min or quantile on, and rejects nothing: "
+                "leave them out",
+            )
+        if self.quantile is None and self.full is None:
+            raise UsageError(
+                f"filter rule {self.name!r} has policy weight and min {self.min}, and no full",
+                hint="say at which score the weight is 1: full",
+            )
+        if self.full_level <= self.low_level:
+            raise UsageError(
+                f"filter rule {self.name!r}: the weight is 0 at {self.low_level:g} and 1 at "
+                f"{self.full_level:g}",
+                hint="full must be above min, or above quantile",
+            )
+
+    @property
+    def low_level(self) -> float:
+        """`quantile`, else `min`."""
+        level = self.min if self.quantile is None else self.quantile
+        return -math.inf if level is None else level
+
+    @property
+    def full_level(self) -> float:
+        """`full`, by default the median of real scores."""
+        return MEDIAN if self.full is None else self.full
+
     def allowed(self, applies: int) -> int:
         """How many of an image's objects may fail before the image does."""
         return int(self.tolerate * applies) if self.policy == "reject" else applies - 1
@@ -173,8 +232,9 @@ class Rule:
             real_scores: by class name; "" for scores of images. A class with too few to tell
                 its quantile has that of all.
         """
+        weighs = self.policy == "weight"
         if self.quantile is None:
-            return Bound(self.min, self.max)
+            return Bound(self.min, self.max, full=self.full if weighs else None)
         scores = {name: _finite(values) for name, values in (real_scores or {}).items()}
         finite = np.concatenate([np.zeros(0), *scores.values()])
         if finite.size == 0:
@@ -189,7 +249,12 @@ class Rule:
             for name, values in sorted(scores.items())
             if name and len(values) >= LEAST_OF_CLASS and len(values) * quantile >= LEAST_BELOW
         }
-        return Bound(min(float(np.quantile(finite, quantile)), most), self.max, own)
+        low = min(float(np.quantile(finite, quantile)), most)
+        if not weighs:
+            return Bound(low, self.max, own)
+        level = self.full_level
+        full = {name: float(np.quantile(scores[name], level)) for name in own}
+        return Bound(low, None, own, float(np.quantile(finite, level)), full)
 
 
 def _finite(values: Sequence[float]) -> npt.NDArray[np.float64]:

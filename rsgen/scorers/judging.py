@@ -11,8 +11,9 @@ import numpy as np
 
 from rsgen.errors import DataError, RsgenError
 from rsgen.images import Pixels
-from rsgen.records import Failure, Instance, Sample
+from rsgen.records import WEIGHT, Failure, Instance, Sample
 from rsgen.scorers.base import Bound, Policy, Rule, Scorer, Signatures, is_novelty
+from rsgen.scorers.weights import rounded, weighted
 
 __all__ = [
     "Scored",
@@ -50,13 +51,9 @@ class Scored:
         self.failures.append(row)
 
 
-def rounded(score: float) -> float:
-    """Six significant digits: what is stored is what is compared with a bound."""
-    return float(f"{score:.6g}")
-
-
 def without_verdict(sample: Sample) -> Sample:
-    """The sample before it was judged: no verdict, and no reasons that a rule gave."""
+    """The sample before it was judged: no verdict, no weight, and no reasons that a rule gave."""
+    sample = _without_scores(sample, (WEIGHT,)) if _has_weight(sample) else sample
     instances = tuple(
         replace(i, reasons=tuple(r for r in i.reasons if _rule_of(r) not in i.scores))
         if i.reasons
@@ -69,6 +66,10 @@ def without_verdict(sample: Sample) -> Sample:
     reasons = tuple(r for r in sample.reasons if _rule_of(r) not in ours)
     layout = replace(sample.layout, instances=instances)
     return replace(sample, layout=layout, verdict=None, reasons=reasons)
+
+
+def _has_weight(sample: Sample) -> bool:
+    return WEIGHT in sample.scores or any(WEIGHT in i.scores for i in sample.layout.instances)
 
 
 def _without_scores(sample: Sample, names: Collection[str]) -> Sample:
@@ -207,12 +208,13 @@ def judge(
     levels: Mapping[str, str],
     name_of: Callable[[str], str] = str,
 ) -> Sample:
-    """Verdict and reasons, on the sample and on its instances.
+    """Verdict and reasons, on the sample and on its instances, and the weights that rules give.
 
     drop: a rule fails, and of an instance rule more instances than its policy allows. unknown:
     else, when a rule could not be applied. keep: else. `name_of`: a label's name in the table.
     """
-    sample, reasons = scored.sample, list[str]()
+    sample = weighted(scored.sample, rules, bounds, levels, name_of)
+    reasons: list[str] = []
     for rule in rules:
         bound = bounds[rule.name]
         if levels[rule.name] == "instance":

@@ -113,6 +113,7 @@ def rule_of(settings: RuleConfig) -> Rule:
         settings.options,
         settings.policy,
         settings.at_most,
+        settings.full,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from rsgen.errors import DataError, UsageError
+from rsgen.records import WEIGHT
 from rsgen.request import RunInfo
 from rsgen.scorers.base import Rule
-from rsgen.scorers.judging import FAILED, QUOTA
+from rsgen.scorers.judging import FAILED, POLICIES, QUOTA
 from rsgen.screening.audit import NameOf
 from rsgen.screening.columns import NAMES, Columns
 from rsgen.screening.promise import GATE
@@ -22,11 +23,11 @@ def check_rules(rules: Sequence[Rule], levels: Mapping[str, str], *, real: bool)
     """Names that would be mixed up, quantiles without real images, policies that cannot be."""
     names = [rule.name for rule in rules]
     twice = sorted({name for name in names if names.count(name) > 1})
-    reserved = sorted({FAILED, QUOTA, GATE} & set(names))
+    reserved = sorted({FAILED, QUOTA, GATE, WEIGHT} & set(names))
     if twice or reserved or any(" " in name for name in names):
         raise UsageError(
-            f"filter.rules: names must be distinct, without spaces, and not {FAILED}, {QUOTA} or "
-            f"{GATE}; got {', '.join(names)}",
+            f"filter.rules: names must be distinct, without spaces, and not {FAILED}, {QUOTA}, "
+            f"{GATE} or {WEIGHT}; got {', '.join(names)}",
             hint="give a second rule of one scorer its own name",
         )
     quantiles = [rule.name for rule in rules if rule.quantile is not None]
@@ -37,10 +38,11 @@ def check_rules(rules: Sequence[Rule], levels: Mapping[str, str], *, real: bool)
             hint="add --real RUN, or give the rules a fixed min",
         )
     for rule in rules:
-        if rule.policy != "reject" and levels[rule.name] == "image":
+        if rule.policy in POLICIES and levels[rule.name] == "image":
             raise UsageError(
                 f"filter rule {rule.name!r} has policy {rule.policy}, and scores whole images",
-                hint="an image can only be rejected: leave the policy out",
+                hint="an image can be rejected, or given a weight: leave the policy out, or say "
+                "policy: weight",
             )
 
 

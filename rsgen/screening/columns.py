@@ -20,7 +20,16 @@ from rsgen.tables import sample_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COUNTED", "NAMES", "VERDICTS", "Columns", "Reasons", "first_word", "with_verdicts"]
+__all__ = [
+    "COUNTED",
+    "NAMES",
+    "Columns",
+    "Floats",
+    "Reasons",
+    "Scores",
+    "first_word",
+    "with_verdicts",
+]
 
 # Columns of a part file that counting needs: all but shapes and what nobody asks for.
 _OBJECT = "instances.list.element."
@@ -29,7 +38,6 @@ COUNTED = (
     *("verdict", *NAMES),
     *(f"{_OBJECT}{name}" for name in ("label", "box", "quad", "iscrowd", "reasons")),
 )
-VERDICTS = ("keep", "drop", "unknown")
 Reasons = dict[int, list[str]]  # by position, where there are any
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -163,26 +171,44 @@ def first_word(reason: str) -> str:
 
 
 def with_verdicts(
-    columns: Columns, verdicts: list[str], reasons: Reasons, object_reasons: Reasons
+    columns: Columns,
+    verdicts: list[str],
+    reasons: Reasons,
+    object_reasons: Reasons,
+    scores: tuple[list[Scores], list[Scores]] | None = None,
 ) -> pa.Table:
-    """The same samples with other verdicts and reasons; the schema of a part file."""
+    """The same samples with other verdicts and reasons; the schema of a part file.
+
+    scores: new ones of samples [N] and of objects [M].
+    """
     import pyarrow as pa
 
     schema, table, objects = sample_schema(), columns.table, columns.objects
     lists = schema.field("instances").type
     fields = list(lists.value_type)
     told = _text_lists(object_reasons, len(objects), lists.value_type.field("reasons").type)
-    parts = [told if f.name == "reasons" else objects.field(f.name).cast(f.type) for f in fields]
+    parts = {f.name: objects.field(f.name).cast(f.type) for f in fields}
+    parts["reasons"] = told
     ends = np.concatenate([[0], np.cumsum(columns.counts)])
-    replaced: dict[str, Any] = {
-        "instances": pa.ListArray.from_arrays(
-            pa.array(ends, pa.int32()), pa.StructArray.from_arrays(parts, fields=fields), type=lists
-        ),
+    replaced: dict[str, Any] = {}
+    if scores is not None:
+        replaced["scores"] = _score_texts(scores[0])
+        parts["scores"] = _score_texts(scores[1])
+    structs = pa.StructArray.from_arrays([*parts.values()], fields=fields)
+    replaced |= {
+        "instances": pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=lists),
         "verdict": pa.array(verdicts, pa.string()),
         "reasons": _text_lists(reasons, len(columns), schema.field("reasons").type),
     }
     arrays = [replaced.get(name, table.column(name)) for name in schema.names]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _score_texts(rows: list[Scores]) -> pa.StringArray:
+    import pyarrow as pa
+
+    texts = [json.dumps(scores, sort_keys=True) if scores else None for scores in rows]
+    return pa.array(texts, pa.string())
 
 
 def _text_lists(reasons: Reasons, count: int, kind: pa.DataType) -> pa.ListArray:

@@ -43,6 +43,8 @@ def finish_filter(
             tally.add(sample)
     tables, kept, total = _tables(tally), tally.verdicts["keep"], tally.count
     notes = _real_notes(frozen)
+    if any(rule.policy == "weight" for rule in rules):
+        notes.append(f"kept images weigh {tally.weight:.1f} of {kept}")
     artifacts = {
         "thresholds": thresholds,
         **verdict_sheets(run),

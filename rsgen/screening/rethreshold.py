@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rsgen.execution import Control, Shard, ShardOutput
+from rsgen.records import WEIGHT
 from rsgen.scorers.base import Bound, Rule
 from rsgen.scorers.judging import ARROW, FAILED, QUOTA
+from rsgen.scorers.weights import without_weight
 from rsgen.screening.audit import NameOf
 from rsgen.screening.checks import failed_rule
 from rsgen.screening.columns import (
@@ -21,26 +24,40 @@ from rsgen.screening.columns import (
     Columns,
     Floats,
     Reasons,
+    Scores,
     first_word,
     with_verdicts,
 )
+from rsgen.screening.weighing import weigh_columns
 from rsgen.store import SampleRun, part_path, read_part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Judged", "Rethreshold", "judge_columns", "within_quotas_by_columns"]
 
 
 @dataclass
 class Judged:
-    """Verdicts [N], and the reasons of samples and of objects by their position."""
+    """Verdicts [N], and the reasons of samples and of objects by their position.
+
+    scores: those of samples [N] and of objects [M], where weights among them changed.
+    """
 
     verdicts: list[str]
     reasons: Reasons
     object_reasons: Reasons
+    scores: tuple[list[Scores], list[Scores]] | None = None
 
     @property
     def kept(self) -> Bools:
         """bool [N]."""
         return np.array([verdict == "keep" for verdict in self.verdicts], dtype=bool)
+
+    def table(self, columns: Columns) -> pa.Table:
+        """The samples as judged."""
+        told = self.reasons, self.object_reasons
+        return with_verdicts(columns, self.verdicts, *told, self.scores)
 
 
 def judge_columns(
@@ -56,6 +73,8 @@ def judge_columns(
     dropped: set[int] = set()
     for rule in rules:
         bound = bounds[rule.name]
+        if bound.full is not None:
+            continue
         if levels[rule.name] == "instance":
             told = _judge_objects(columns, rule, bound, name_of, object_reasons)
         else:
@@ -75,7 +94,8 @@ def judge_columns(
         verdicts[row] = "unknown"
     for row in dropped:
         verdicts[row] = "drop"
-    return Judged(verdicts, reasons, object_reasons)
+    weighed = weigh_columns(columns, rules, bounds, levels, name_of)
+    return Judged(verdicts, reasons, object_reasons, weighed)
 
 
 def _old_reasons(columns: Columns) -> tuple[Reasons, dict[int, dict[str, str]]]:
@@ -87,6 +107,7 @@ def _old_reasons(columns: Columns) -> tuple[Reasons, dict[int, dict[str, str]]]:
         ours = {FAILED, QUOTA, *columns.scores[row]}
         for scores in columns.object_scores[starts[row] : starts[row + 1]]:
             ours.update(scores)
+        ours.discard(WEIGHT)
         foreign = [text for text in texts if first_word(text) not in ours]
         if foreign:
             kept[row] = foreign
@@ -99,7 +120,7 @@ def _old_reasons(columns: Columns) -> tuple[Reasons, dict[int, dict[str, str]]]:
 def _old_object_reasons(columns: Columns) -> Reasons:
     scores = columns.object_scores
     kept = {
-        place: [text for text in texts if first_word(text) not in scores[place]]
+        place: [text for text in texts if first_word(text) not in without_weight(scores[place])]
         for place, texts in columns.object_reasons.items()
     }
     return {place: texts for place, texts in kept.items() if texts}
@@ -165,7 +186,7 @@ class Rethreshold:
 
     def shard(self, shard: Shard, control: Control) -> ShardOutput:
         columns, judged = self._judged(shard.index, control)
-        rows = with_verdicts(columns, judged.verdicts, judged.reasons, judged.object_reasons)
+        rows = judged.table(columns)
         counts = Counter(judged.verdicts)
         return ShardOutput(
             rows,

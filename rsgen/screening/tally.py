@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from rsgen.records import Sample
+from rsgen.records import WEIGHT, Sample
 from rsgen.scorers.base import Bound, Rule, is_thing
 from rsgen.scorers.judging import failed_rules
+from rsgen.scorers.weights import sample_weight
 from rsgen.screening.audit import NameOf
 from rsgen.screening.columns import Columns, first_word
 
@@ -72,11 +73,14 @@ class Tally:
         self.names = [IMAGE]
         self._numbers = {IMAGE: 0}
         self.count = 0
+        self.weight = 0.0  # of kept images, in all
 
     def add(self, sample: Sample) -> None:
         verdict = str(sample.verdict)
         self.verdicts[verdict] += 1
-        if sample.verdict != "keep":
+        if sample.verdict == "keep":
+            self.weight += sample_weight(sample)
+        else:
             self.reasons.update({reason.split(" ", 1)[0] for reason in sample.reasons})
         for name, score in sample.scores.items():
             if self._levels.get(name) == "image" and name in self.scores:
@@ -102,10 +106,13 @@ class Tally:
         for row, texts in columns.reasons.items():
             if verdicts[row] != "keep":
                 self.reasons.update({first_word(text) for text in texts})
+        for verdict, scores in zip(verdicts, columns.scores, strict=True):
+            if verdict == "keep":
+                self.weight += scores.get(WEIGHT, 1.0)
         rows = np.arange(len(columns))
-        for name, scores in self.scores.items():
+        for name, kept in self.scores.items():
             if self._levels.get(name) == "image":
-                scores.extend(columns.values(name), rows + self.count, np.zeros_like(rows))
+                kept.extend(columns.values(name), rows + self.count, np.zeros_like(rows))
         self._add_objects(columns, np.array(verdicts, dtype=object))
         self.count += len(columns)
 
@@ -150,6 +157,8 @@ class Tally:
 
     def _limits(self, rule: str, classes: npt.NDArray[np.int64]) -> tuple[Floats, float]:
         bound = self.bounds[rule]
+        if bound.full is not None:  # gives weights, and rejects nothing
+            return np.full(len(classes), -np.inf), np.inf
         own = [bound.of(name).low for name in self.names]
         lows = np.array([-np.inf if low is None else low for low in own])
         return lows[classes], np.inf if bound.high is None else bound.high
@@ -165,7 +174,7 @@ class Tally:
         failed = np.zeros(self.count, dtype=np.int64)
         for name, rule in self._rules.items():
             values, images, classes = self.scores[name].arrays()
-            if len(values):
+            if len(values) and rule.policy != "weight":
                 places, found = _of_images(
                     _margin(values, *self._limits(name, classes)), images, rule
                 )

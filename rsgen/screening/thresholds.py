@@ -42,6 +42,9 @@ class Thresholds:
             rows[name] = {"min": bound.low, "max": bound.high}
             if bound.by_class:
                 rows[name]["by_class"] = dict(bound.by_class)
+            if bound.full is not None:
+                rows[name]["full"] = bound.full
+                rows[name]["full_by_class"] = dict(bound.full_by_class)
         return {
             "rules": rows,
             "real_count": self.real_count,
@@ -53,7 +56,9 @@ class Thresholds:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Thresholds:
         bounds = {
-            name: Bound(b["min"], b["max"], b.get("by_class", {}))
+            name: Bound(
+                b["min"], b["max"], b.get("by_class", {}), b.get("full"), b.get("full_by_class", {})
+            )
             for name, b in row["rules"].items()
         }
         promise = row.get("promise")

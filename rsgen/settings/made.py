@@ -96,10 +96,16 @@ class RuleConfig(Section):
     tolerate: Rate = Field(
         0.0, description="share of an image's objects that may fail before the image fails"
     )
-    policy: Literal["reject", "drop", "difficult"] = Field(
+    policy: Literal["reject", "drop", "difficult", "weight"] = Field(
         "reject",
         description="of object rules: reject the image beyond `tolerate`; or export the failing "
-        "objects not at all or as difficult, and reject where all fail",
+        "objects not at all or as difficult, and reject where all fail; of any rule: reject "
+        "nothing, and give images and objects a weight in [0, 1]",
+    )
+    full: float | None = Field(
+        None,
+        description="policy weight: the score, or with `quantile` the quantile over --real "
+        "(default 0.5), from which the weight is 1; it is 0 at min or `quantile`",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the scorer")
 

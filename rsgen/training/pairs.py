@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rsgen.composition.composing import Group
 from rsgen.data import CategorySettings, View, category_view, class_rarity, image_weights
+from rsgen.errors import DataError
 from rsgen.losses import foreground_cells, object_weights
-from rsgen.records import ClassTable, Layout
+from rsgen.records import WEIGHT, ClassTable, Layout
 from rsgen.store import item_seed
 from rsgen.training.composites import Composites, CompositeSettings, Member
 from rsgen.training.latents import LatentView, LatentViews
@@ -66,16 +67,26 @@ class TrainingPairs:
     ) -> None:
         """`encode` gives a layout's condition, None for a model without one.
 
-        `levels` is the length of the noise schedule. Composites need views with pixels.
+        An image is drawn as often as its weight (1, or what a filter gave it) asks, times what
+        `class_balance` does. `levels` is the length of the noise schedule. Composites need views
+        with pixels.
         """
         self.views, self.classes, self.settings = views, classes, settings
         self.tokenize, self.prompt, self.encode, self.levels = tokenize, prompt, encode, levels
         samples, balance = views.images.samples, settings.class_balance
         self._rarity: Mapping[str, float] = {}
         self._shares: npt.NDArray[np.float64] | None = None
+        weights = np.array([sample.scores.get(WEIGHT, 1.0) for sample in samples])
         if balance > 0:
             self._rarity = class_rarity(samples, classes, balance)
-            self._shares = np.cumsum(image_weights(samples, classes, self._rarity))
+            weights *= image_weights(samples, classes, self._rarity)
+        if len(weights) and not weights.any():
+            raise DataError(
+                f"each of {len(weights)} training images has weight 0: none would be drawn",
+                hint="filter again (--rescore none) with a lower `full`, min or quantile",
+            )
+        if balance > 0 or (weights != 1).any():
+            self._shares = np.cumsum(weights)
         self._recent: dict[tuple[int, int], View] = {}
         self.composites: Composites | None = None
         if settings.composites is not None:

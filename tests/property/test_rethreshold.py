@@ -22,7 +22,7 @@ from rsgen.records import Instance, Layout, Sample
 from rsgen.scorers.base import Bound, Rule
 from rsgen.scorers.judging import FAILED, Scored, judge, without_verdict
 from rsgen.screening.checks import failed_rule
-from rsgen.screening.columns import Columns, with_verdicts
+from rsgen.screening.columns import Columns
 from rsgen.screening.quotas import within_quotas
 from rsgen.screening.rethreshold import judge_columns, within_quotas_by_columns
 from rsgen.screening.tally import Tally
@@ -36,7 +36,8 @@ QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=Non
 LEVELS = {"image": "image", "object": "instance", "other": "instance"}
 LABELS = st.sampled_from(["plane", "airplane", "ship", "boat", "storage-tank"])
 score = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 2.0, -3.5, 123456.0, float("inf")])
-scores = st.dictionaries(st.sampled_from(["image", "object", "other", "foreign"]), score)
+names = st.sampled_from(["image", "object", "other", "foreign", "weight"])
+scores = st.dictionaries(names, score)
 reason = st.sampled_from(
     [
         "object 0.1 (min 0.5)",
@@ -47,6 +48,7 @@ reason = st.sampled_from(
         "failed image: OSError: gone",
         "failed other: ValueError: a: b",
         "seen by hand",
+        "weight lost by hand",
     ]
 )
 reasons = st.lists(reason, max_size=3).map(tuple)
@@ -85,9 +87,13 @@ policy = st.sampled_from(["reject", "drop", "difficult"])
 object_rules = st.builds(
     Rule, st.sampled_from(["object", "other"]), min=st.just(0.0), tolerate=share, policy=policy
 )
-rules = st.lists(
-    st.just(Rule("image", min=0.0)) | object_rules, max_size=3, unique_by=lambda r: r.name
-)
+weights = st.builds(Rule, st.sampled_from([*LEVELS]), min=st.just(0.0), full=st.just(1.0),
+                    policy=st.just("weight"))  # fmt: skip
+image_rules = st.just(Rule("image", min=0.0))
+rules = st.lists(image_rules | object_rules | weights, max_size=3, unique_by=lambda r: r.name)
+low = st.sampled_from([0.0, 0.1, 0.25, 0.5])
+by_class = st.dictionaries(st.sampled_from(CLASSES.names[:3]), low, max_size=2)
+weighing = st.builds(Bound, low, st.none(), by_class, st.sampled_from([0.5, 0.6, 3.0]), by_class)
 
 
 def name_of(label: str) -> str:
@@ -126,13 +132,13 @@ def test_columns_say_what_samples_say(
     samples: list[Sample], chosen: list[Rule], data: st.DataObject, quotas: dict[str, int]
 ) -> None:
     """Catches a bound, policy, class or older reason that one of the two ways reads differently."""
-    bounds = {rule.name: data.draw(bound) for rule in chosen}
+    bounds = {r.name: data.draw(weighing if r.policy == "weight" else bound) for r in chosen}
     how = (chosen, bounds, LEVELS, name_of)
     wanted = within_quotas(one_by_one(samples, *how), Counter(), quotas, name_of)
     columns = Columns(samples_to_table(samples))
     judged = judge_columns(columns, *how)
     within_quotas_by_columns(columns, judged, Counter(), quotas, name_of)
-    table = with_verdicts(columns, judged.verdicts, judged.reasons, judged.object_reasons)
+    table = judged.table(columns)
     assert list(samples_from_table(table)) == wanted
     assert bytes_of(table) == bytes_of(samples_to_table(wanted))
 
@@ -142,7 +148,9 @@ def test_columns_say_what_samples_say(
     half = len(wanted) // 2
     for part in (wanted[:half], wanted[half:]):
         all_at_once.add_columns(Columns(samples_to_table(part)))
-    for field in ("verdicts", "reasons", "object_reasons", "objects", "sound", "scores", "names"):
+    for field in (
+        "verdicts", "reasons", "object_reasons", "objects", "sound", "scores", "names", "weight"
+    ):  # fmt: skip
         assert getattr(all_at_once, field) == getattr(ones, field), field
 
 

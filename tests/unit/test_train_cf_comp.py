@@ -353,6 +353,28 @@ def test_rare_classes_are_drawn_more_often(model: StableDiffusion) -> None:
     assert shares[1.0] == pytest.approx(7 / 18, abs=0.03)
 
 
+@pytest.mark.parametrize("balance", [0.0, 1.0], ids=["weights alone", "with class balance"])
+def test_weights_of_a_filter_are_how_often_an_image_is_drawn(
+    model: StableDiffusion, balance: float
+) -> None:
+    """Catches weights that are stored and not used, or that class balance puts aside."""
+    samples = [replace(s, scores={"weight": w}) for s, w in zip(rows(3), (0, 0.5, 1), strict=True)]
+    rarity = class_rarity(samples, CLASSES, balance)
+    asked = np.array([0, 0.5, 1]) * image_weights(samples, CLASSES, rarity)
+    pairs = pairs_of(model, samples, pair={"class_balance": balance})
+    items = [pairs._place(0, k)[0][0] for k in range(2000)]
+    shares = np.bincount(items, minlength=3) / 2000
+    assert shares[0] == 0
+    np.testing.assert_allclose(shares, asked / asked.sum(), atol=0.03)
+
+
+def test_a_filter_that_leaves_no_weight_is_told(model: StableDiffusion) -> None:
+    """Catches shares divided by nothing: the last image alone would be learned from."""
+    nothing = [replace(s, scores={"weight": 0.0}) for s in rows(2)]
+    with pytest.raises(DataError, match="each of 2 training images has weight 0"):
+        pairs_of(model, nothing)
+
+
 # ---------------------------------------------------------------- the local loss
 
 
