@@ -132,8 +132,8 @@ class FilterStage:
         return self._run.image_roots
 
     def model_hashes(self) -> dict[str, str]:
-        """The weights behind each rule that looks through a network."""
-        if not self.uses_torch:
+        """The weights behind each rule that looks through a network, the scripts of a worker."""
+        if self._settings.rescore == "none":
             return {}
         scorers = {rule.name: self._scorer(rule) for rule in self._rules}
         found = {n: s.model_hash() for n, s in scorers.items() if hasattr(s, "model_hash")}

@@ -21,6 +21,7 @@ from rsgen import __version__
 from rsgen.config import Config, section_name
 from rsgen.errors import DataError, UsageError
 from rsgen.records import ClassTable
+from rsgen.workers.script import script_hashes
 
 __all__ = [
     "InputRef",
@@ -52,6 +53,8 @@ FILE_KEYS = frozenset(
         "export.category_ids",
     }
 )
+# Keys that hold a worker's command: the scripts that it names are the request too.
+COMMAND_KEYS = frozenset({"extract_masks.command"})
 # Keys that may name a model's folder: its weights enter by their hash.
 MODEL_KEYS = frozenset(
     {
@@ -274,9 +277,11 @@ def request_keys(
 
 
 def _by_contents(key: str, value: Any) -> Any:
-    """A value that names a file as the hash of the file; a model's folder as such."""
+    """A value with the hashes of files that it names; a model's folder as such."""
     if key in MODEL_KEYS and isinstance(value, str) and Path(value).is_dir():
         return "a local folder"
+    if key in COMMAND_KEYS and isinstance(value, str):
+        return " ".join([value, *(f"(file {name})" for name in script_hashes(value))])
     if key not in FILE_KEYS or value is None:
         return value
     if not isinstance(value, str):
@@ -319,7 +324,8 @@ def refuse_other_request(
         )
     before = request_keys(old.command, old.config, old.inputs, old.model_hashes, old.options)
     lines = differing_request(before, keys)
-    named = [key for key in sorted(FILE_KEYS & set(keys)) if "file " in str(keys[key])]
+    contents = (FILE_KEYS | COMMAND_KEYS) & set(keys)
+    named = [key for key in sorted(contents) if "file " in str(keys[key])]
     if not lines and named and old.fingerprint != request_fingerprint(keys):
         lines = [f"the contents of the file that {', '.join(named)} names"]
     if lines:

@@ -57,8 +57,9 @@ class EyesRef:
         return cls("model", text)
 
     def identity(self, role: Literal["reward", "evaluation"]) -> str:
-        """What enters a request: the hash of the weights; of a command its line alone."""
+        """What enters a request: the hash of the weights; of a command its line and scripts."""
         from rsgen.request import digest
+        from rsgen.workers.script import script_hashes
 
         if self.kind == "judge":
             from rsgen.judge.model import judge_hash
@@ -68,7 +69,7 @@ class EyesRef:
             from rsgen.models.base import ModelRef, model_folder, model_hash
 
             return model_hash(model_folder(ModelRef.parse(self.location)))
-        return digest(["command", self.location])
+        return digest(["command", self.location, *script_hashes(self.location)])
 
     def open(
         self,

@@ -16,6 +16,7 @@ from rsgen.images import Pixels
 from rsgen.records import ClassTable, Layout, Sample, normal_name
 from rsgen.scorers.base import FloatArray, Level, is_thing
 from rsgen.settings import ExtractMasksConfig
+from rsgen.workers.script import script_hashes
 
 __all__ = ["Remask"]
 
@@ -65,12 +66,13 @@ class Remask:
         check_backend(self._settings())
 
     def model_hash(self) -> str:
-        """Empty for a backend without weights."""
+        """Of weights, or of a program's scripts; empty for a backend with neither."""
         settings = self._settings()
         hashes: Mapping[str, str] = getattr(
             backend_class(settings.backend), "model_hashes", lambda _: {}
         )(settings)
-        return " ".join(hashes[name] for name in sorted(hashes))
+        scripts = script_hashes(settings.command or "")
+        return " ".join([*(hashes[name] for name in sorted(hashes)), *scripts])
 
     def _settings(self) -> ExtractMasksConfig:
         name = "classical" if self.backend in BLIND else self.backend

@@ -97,6 +97,17 @@ def test_the_command_is_part_of_the_request_and_its_time_is_not(
     assert other.code == 2 and "extract_masks.command" in other.err
 
 
+def test_a_mended_script_is_another_program(cli_here: Here, tmp_path: Path, dataset: Path) -> None:
+    """Catches a run that goes on with the masks of the script as it was before."""
+    script = tmp_path / "worker.py"
+    script.write_bytes(SCRIPT.read_bytes())
+    told = line(dataset, tmp_path / "out", shlex.join([sys.executable, str(script), "class"]))
+    assert cli_here(*told).code == 0
+    script.write_bytes(SCRIPT.read_bytes() + b"# mended\n")
+    other = cli_here(*told)
+    assert other.code == 2 and "contents of the file" in other.err, other
+
+
 def test_a_death_is_forgiven_once(cli_here: Here, tmp_path: Path, dataset: Path) -> None:
     done = cli_here(*line(dataset, tmp_path / "out", command("dies-once", tmp_path / "died")))
     assert done.code == 0 and done.json["counts"]["failures"] == 0, done

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rsgen.errors import DataError, UsageError
+from rsgen.judge.eyes import EyesRef
 from rsgen.request import (
     InputRef,
     Plan,
@@ -187,3 +188,52 @@ def test_a_model_folder_counts_by_its_weights_and_not_by_its_spelling(tmp_path: 
     straight = fingerprint("train", **{"train.base": str(tmp_path / "m")})
     assert straight == fingerprint("train", **{"train.base": f"{tmp_path}/./m"})
     assert straight != fingerprint("train", **{"train.base": "hub:ORG/NAME"})
+
+
+# ---------------------------------------------------------------- programs of the user's
+
+
+def test_a_worker_is_its_script_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a mended script whose answers are put beside those of the old one in silence."""
+    monkeypatch.chdir(tmp_path)
+    script, weights = Path("worker.py"), Path("weights.pt")
+    script.write_text("1")
+    weights.write_text("1")
+    line = "python 'worker.py' --weights weights.pt"
+    asked = config(**{"extract_masks.backend": "worker", "extract_masks.command": line})
+
+    def keys() -> dict[str, Any]:
+        return request_keys("extract-masks", asked, [REF], {})
+
+    def looks() -> str:
+        return EyesRef.parse(f"command: {line}").identity("reward")
+
+    before, eyes = keys(), looks()
+    run = RunInfo(
+        "extract-masks",
+        asked,
+        Path("o"),
+        request_fingerprint(before),
+        (REF,),
+        CLASSES,
+        (),
+        {},
+        None,
+    )
+    weights.write_text("2")
+    assert (keys(), looks()) == (before, eyes)
+    refuse_other_request(run.out, run, keys())
+    script.write_text("2")
+    assert keys() != before and looks() != eyes
+    with pytest.raises(UsageError, match=r"contents of the file that extract_masks\.command names"):
+        refuse_other_request(run.out, run, keys())
+
+
+@pytest.mark.parametrize(
+    "line", ["python -m worker", "no-such.py", "python 'unclosed", "sh gone.sh"]
+)
+def test_a_line_without_a_script_is_the_line(line: str) -> None:
+    """Catches runs of before that are no longer theirs."""
+    keys = request_keys("extract-masks", config(**{"extract_masks.command": line}), [], {})
+    assert keys["extract_masks.command"] == line
+    assert EyesRef.parse(f"command: {line}").identity("reward") == digest(["command", line])
