@@ -140,7 +140,7 @@ def _ended(
     from .console import print_summary
 
     # torchrun starts one process a rank, and they share one stdout
-    leads = spec.name != "train" or os.environ.get("RANK", "0") == "0"
+    leads = spec.name not in {"train", "rl-tune"} or os.environ.get("RANK", "0") == "0"
     as_json = common.json and leads
     try:
         if common.log_file is not None:

@@ -151,6 +151,33 @@ COMMANDS: tuple[CommandSpec, ...] = (
         ],
     ),
     _spec(
+        "rl-tune",
+        "Teach a checkpoint by rewards on images that it paints itself; layouts suffice.",
+        [
+            (_positional("checkpoint", str, "train OUT, a model folder, or tiny"), "checkpoint"),
+            (_option("pool", Path, "--pool", "build-mask-pool OUT: new layouts"), "pool"),
+            (
+                _option("layouts", Path, "--layouts", "A sample run, or labels in any format"),
+                "layouts",
+            ),
+            (_option("real", Path, "--real", "Real samples, as an anchor and to be like"), "real"),
+            (
+                _option("judge", Path, "--judge", "train-judge OUT: A rewards, B measures once"),
+                "judge",
+            ),
+        ],
+        [
+            O("--algorithm", "rl_tune.algorithm"),
+            O("--epochs", "rl_tune.epochs", int),
+            O("--learn", "rl_tune.learn"),
+            O("--lr", "rl_tune.lr"),
+            O("--steps", "rl_tune.steps", int),
+            O("--size", "rl_tune.size", int),
+            O("--control", "rl_tune.control"),
+            O("--gate", "rl_tune.gate"),
+        ],
+    ),
+    _spec(
         "generate",
         "Make new images from a mask pool with layout templates, or from given layouts.",
         [

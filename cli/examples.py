@@ -31,6 +31,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "train-judge masks --out judges",
         "train-judge masks --steps 2000 --judges evaluation --out judges",
     ),
+    "rl-tune": (
+        "rl-tune model --pool pool --judge judges --out tuned",
+        "rl-tune model --layouts other-labels --judge judges --out tuned",
+        "rl-tune model --pool pool --real masks --judge judges --algorithm ppo --out tuned",
+        "rl-tune model --pool pool -s 'rl_tune.rewards=[{reward: remask}]' --out tuned",
+        "rl-tune model --pool pool --judge judges --dry-run --out tuned   (what it will cost)",
+    ),
     "generate": (
         "generate model --pool pool --count 500 --out images",
         "generate model --layouts masks --per-layout 2 --out images",

@@ -26,6 +26,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "build-mask-pool": "rsgen.pool:build_mask_pool",
         "train": "rsgen.train:train",
         "train-judge": "rsgen.train_judge:train_judge",
+        "rl-tune": "rsgen.rl_tune:rl_tune",
         "export": "rsgen.export:export",
         "evaluate": "rsgen.evaluate:evaluate",
     },

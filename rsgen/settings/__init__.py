@@ -9,6 +9,7 @@ from rsgen.settings.learning import CompositionConfig, TrainConfig, TrainJudgeCo
 from rsgen.settings.made import FilterConfig, GenerateConfig, RuleConfig
 from rsgen.settings.real import BuildMaskPoolConfig, ExtractMasksConfig, ScenesConfig
 from rsgen.settings.results import EvaluateConfig, ExportConfig
+from rsgen.settings.tuning import RewardConfig, RlTuneConfig
 
 __all__ = [
     "BuildMaskPoolConfig",
@@ -21,6 +22,8 @@ __all__ = [
     "ExtractMasksConfig",
     "FilterConfig",
     "GenerateConfig",
+    "RewardConfig",
+    "RlTuneConfig",
     "RuleConfig",
     "ScenesConfig",
     "Section",
@@ -46,6 +49,7 @@ class Config(Section):
     build_mask_pool: BuildMaskPoolConfig = BuildMaskPoolConfig()
     train: TrainConfig = TrainConfig()
     train_judge: TrainJudgeConfig = TrainJudgeConfig()
+    rl_tune: RlTuneConfig = RlTuneConfig()
     generate: GenerateConfig = GenerateConfig()
     filter: FilterConfig = FilterConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

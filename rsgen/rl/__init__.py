@@ -1,0 +1,1 @@
+"""Reinforcement learning of a layout-to-image model: rollouts, advantages, updates, safety."""

@@ -1,0 +1,400 @@
+"""The loop of rl-tune: paint, reward, learn, look, watch, save; then the best of what was seen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rsgen.images import Pixels, replace_bytes
+from rsgen.reporting import Reporter
+from rsgen.rewards.combine import Rewards
+from rsgen.rl import state as states
+from rsgen.rl.adapter import Learner
+from rsgen.rl.advantages import flat_groups
+from rsgen.rl.credit import Credit
+from rsgen.rl.epoch import EpochShape, Experience, Painted, paint_epoch
+from rsgen.rl.layouts import TuningLayouts
+from rsgen.rl.objective import adapted_beta
+from rsgen.rl.policy import Policy
+from rsgen.rl.safety import Alarm, EpochFacts, Limits, Watch
+from rsgen.rl.selection import Held, Look
+from rsgen.rl.update import Updater, UpdateStats
+from rsgen.settings import RlTuneConfig
+from rsgen.training.session import stop_together
+from rsgen.training.state import fill_optimizer, optimizer_tensors, plain
+
+__all__ = ["METRICS", "Outcome", "Progress", "Tuner", "limits_of"]
+
+METRICS = "metrics.jsonl"
+Row = dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """What changes from epoch to epoch, besides weights; `rows` are the metrics."""
+
+    beta: float
+    epoch: int = 0
+    cursor: int = 0
+    rate: float = 1.0  # factor of the learning rate
+    skipped: int = 0
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    rows: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the loop ended. The learner holds the best weights; `start` and `end` are looks."""
+
+    progress: Progress
+    alarm: Alarm | None
+    start: Look
+    best: Look
+
+
+def limits_of(settings: RlTuneConfig, numbers: int) -> Limits:
+    """The safety limits for latents of so many numbers."""
+    # the mean of every step has moved by half of what the step draws
+    wide = numbers * 0.5 * 0.5**2
+    return Limits(settings.patience, settings.kl_max or wide)
+
+
+@dataclass
+class Tuner:
+    """Everything that the loop works with; `run` goes on from the newest state of the folder."""
+
+    policy: Policy
+    learner: Learner
+    rewards: Rewards
+    layouts: TuningLayouts
+    held: Held
+    updater: Updater
+    credit: Credit
+    settings: RlTuneConfig
+    shape: EpochShape
+    storage: torch.dtype
+    seed: int
+    lr: float
+    folder: Path
+    reporter: Reporter
+    check_stop: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.accelerator = self.policy.accelerator
+        self.progress = Progress(self.settings.beta)
+        self.watch = Watch(limits_of(self.settings, math.prod(self.policy.shape)))
+        self.pool: list[Experience] = []
+        self.best: dict[str, Tensor] = {}
+        self.first: list[Pixels | None] = []  # held layouts by the start, first rank alone
+
+    @property
+    def epochs(self) -> int:
+        return self.settings.epochs + self.credit.warmup
+
+    def run(self) -> Outcome:
+        """Tune until the last epoch or an alarm.
+
+        Raises:
+            Stopped: asked for; the state of the last whole epoch is saved. SetupError: the
+            ratio check failed; nothing was learned.
+        """
+        self._restore()
+        self._look_at_start()
+        self.reporter.stage("tuning", self.epochs * self.shape.images, "image")
+        self.reporter.advance(self.progress.epoch * self.shape.images)
+        alarm: Alarm | None = None
+        while self.progress.epoch < self.epochs and not (alarm is not None and alarm.stop):
+            alarm = self._epoch()
+            self._save()
+            self._stop_together()
+        with torch.no_grad():
+            _fill(self.learner, self.best)
+        return Outcome(
+            self.progress, alarm, self._look_of(0), self._look_of(self.progress.best_epoch)
+        )
+
+    # ------------------------------------------------------------ one epoch
+
+    def _epoch(self) -> Alarm | None:
+        progress, settings = self.progress, self.settings
+        number = progress.epoch + 1
+        painted, progress.cursor = paint_epoch(
+            self.policy,
+            self.rewards,
+            self.layouts,
+            self.shape,
+            epoch=number,
+            cursor=progress.cursor,
+            seed=self.seed,
+            storage=self.storage,
+            after_batch=self._after_batch,
+        )
+        advantages = self.credit.advantages(painted)
+        own = Experience(number, painted.batches, tuple(advantages))
+        learns = number > self.credit.warmup
+        stats = UpdateStats()
+        if learns:
+            experiences = [own, *self.pool]
+            stats = self.updater.update(experiences, number, progress.beta, self._stop_together)
+        explained = self.credit.learn(painted, self._stop_together)
+        self.pool = [own] if settings.lag and learns else []
+        used = {d.number for e in self.pool for b in e.batches for d in b.drawn}
+        self.policy.keep(used)
+        progress.skipped += stats.skipped
+        progress.epoch = number
+        means = stats.means(self.accelerator)
+        if "kl" in means:
+            progress.beta = adapted_beta(progress.beta, means["kl"], settings.kl_target)
+        look = self._look(number) if self._due(number) else None
+        row = self._row(painted, means, stats, look, explained)
+        progress.rows.append(row)
+        self._tell(row)
+        return self._watched(painted, row, look) if learns else None
+
+    def _after_batch(self, count: int) -> None:
+        self.reporter.advance(count)
+        self._stop_together()
+
+    def _stop_together(self) -> None:
+        stop_together(self.check_stop, self.accelerator)
+
+    def _due(self, epoch: int) -> bool:
+        learned = epoch - self.credit.warmup
+        return epoch == self.epochs or (learned > 0 and learned % self.settings.evaluate_every == 0)
+
+    def _row(
+        self,
+        painted: Painted,
+        means: Mapping[str, float],
+        stats: UpdateStats,
+        look: Look | None,
+        explained: float | None,
+    ) -> Row:
+        rewards = painted.rewards
+        row: Row = {"epoch": painted.epoch, "reward": float(rewards.plain.mean())}
+        row |= {
+            "reward deviation": float(rewards.plain.std()),
+            "reward least": float(rewards.plain.min()),
+            "reward most": float(rewards.plain.max()),
+        }
+        row |= {f"term {name}": value for name, value in rewards.means().items()}
+        if look is not None:
+            row |= _look_row(look)
+        row |= {"diversity": painted.diversity, "saturated": saturated(painted), **means}
+        row |= {"beta": self.progress.beta, "ratio off": stats.off}
+        if explained is not None:
+            row["explained variance"] = explained
+        row |= {name: count for name, count in painted.rewards.counts.items() if count}
+        if self.progress.skipped:
+            row["skipped updates"] = self.progress.skipped
+        if stats.left:
+            row["updates left out"] = stats.left
+        return row
+
+    def _tell(self, row: Row) -> None:
+        for name, value in row.items():
+            if isinstance(value, float):
+                self.reporter.metric(name, value, row["epoch"])
+        held = f", held {row['held score']:.3f}" if "held score" in row else ""
+        kl = f", KL {row['kl']:.3g} nats a step" if "kl" in row else ""
+        self.reporter.note(f"epoch {row['epoch']}: reward {row['reward']:.3f}{held}{kl}")
+
+    def _watched(self, painted: Painted, row: Row, look: Look | None) -> Alarm | None:
+        groups = painted.rewards.plain.reshape(self.shape.layouts, self.shape.samples).mean(axis=1)
+        facts = EpochFacts(
+            float(groups.mean()),
+            float(groups.std() / math.sqrt(len(groups))),
+            painted.diversity,
+            row["saturated"],
+            row.get("kl", 0.0),
+            self.progress.skipped,
+            None if look is None else look.score,
+        )
+        alarm = self.watch.after(facts)
+        if alarm is not None:
+            self.reporter.note(alarm.sentence, "warning")
+            if not alarm.stop:
+                self._begin_again()
+        return alarm
+
+    def _begin_again(self) -> None:
+        """On from the best weights, at half the learning rate."""
+        with torch.no_grad():
+            _fill(self.learner, self.best)
+        self.updater.optimizer.state.clear()
+        self.progress.rate /= 2
+        self.pool = []
+        self._set_rate()
+
+    def _set_rate(self) -> None:
+        for group in self.updater.optimizer.param_groups:
+            group["lr"] = self.lr * self.progress.rate
+
+    # ------------------------------------------------------------ held layouts
+
+    def _look_at_start(self) -> None:
+        """Paint the held layouts with the model as it was; score it where that was not done."""
+        if self.accelerator.is_main_process:
+            with self.learner.reference():
+                self.first = self.held.pictures()
+        if not self.progress.rows:
+            look = self._scored(self.first, 0)
+            self._remember(look, 0)
+            self.progress.rows.append({"epoch": 0, **_look_row(look)})
+            self.reporter.note(
+                f"held layouts before tuning: {look.score:.3f} +- {look.error:.3f} by {look.by}"
+            )
+
+    def _look(self, epoch: int) -> Look:
+        pictures: list[Pixels | None] = []
+        if self.accelerator.is_main_process:
+            pictures = self.held.pictures()
+            path = self.folder / "validation" / f"epoch-{epoch:05d}.png"
+            if self.settings.grid:
+                self.held.grid(path, self.first, pictures, self.settings.grid)
+        look = self._scored(pictures, epoch)
+        self._remember(look, epoch)
+        return look
+
+    def _scored(self, pictures: Sequence[Pixels | None], epoch: int) -> Look:
+        """The first rank's look, told to all."""
+        values, by = [0.0, 0.0, 0.0], self.held.by
+        if self.accelerator.is_main_process:
+            look = self.held.look(pictures, epoch)
+            values = [look.score, look.error, look.reward]
+        told = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        score, error, reward = self.accelerator.reduce(told, "sum").tolist()
+        return Look(score, error, reward, by)
+
+    def _remember(self, look: Look, epoch: int) -> None:
+        if look.score > self.progress.best_score or not self.best:
+            self.progress.best_score, self.progress.best_epoch = look.score, epoch
+            self.best = {n: plain(p.data) for n, p in self.learner.parameters().items()}
+
+    def _look_of(self, epoch: int) -> Look:
+        row = next(r for r in self.progress.rows if r["epoch"] == epoch)
+        return Look(row["held score"], row["held error"], row["held reward"], self.held.by)
+
+    # ------------------------------------------------------------ the state
+
+    def _save(self) -> None:
+        pool = [_pool_tensors(e, self.shape, self.accelerator) for e in self.pool]
+        if self.accelerator.is_main_process:
+            parameters = self.learner.parameters()
+            tensors: dict[str, Mapping[str, Tensor]] = {
+                "weights": {n: p.data for n, p in parameters.items()},
+                "optimizer": optimizer_tensors(parameters, self.updater.optimizer.optimizer),
+                "best": self.best,
+                "rewards": {
+                    k: torch.from_numpy(np.ascontiguousarray(v))
+                    for k, v in self.rewards.state_dict().items()
+                },
+                **self.credit.tensors(),
+            }
+            if pool:
+                tensors["pool"] = pool[0]
+            scaler = self.accelerator.scaler
+            counters = {
+                "progress": {k: v for k, v in vars(self.progress).items() if k != "epoch"},
+                "watch": self.watch.to_json(),
+                "pool": [e.epoch for e in self.pool],
+                "loss scale": {} if scaler is None else dict(scaler.state_dict()),
+            }
+            saved = states.SavedState(self.progress.epoch, counters, tensors)
+            states.save(self.folder / "state", saved)
+            write_metrics(self.folder / METRICS, self.progress.rows)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        found = states.latest(self.folder / "state")
+        if found is None:
+            self._set_rate()
+            return
+        saved = states.load(found)
+        self.progress = Progress(epoch=saved.epoch, **saved.counters["progress"])
+        self.watch = Watch.from_json(self.watch.limits, saved.counters["watch"])
+        parameters = self.learner.parameters()
+        with torch.no_grad():
+            _fill(self.learner, saved.tensors["weights"])
+        fill_optimizer(
+            parameters, self.updater.optimizer.optimizer, saved.tensors.get("optimizer", {})
+        )
+        self.best = dict(saved.tensors["best"])
+        rewards = {k: v.numpy() for k, v in saved.tensors.get("rewards", {}).items()}
+        self.rewards.load_state_dict(rewards)
+        self.credit.load(saved.tensors)
+        if saved.counters["loss scale"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved.counters["loss scale"])
+        for epoch in saved.counters["pool"]:
+            self.pool = [_pooled(epoch, saved.tensors["pool"], self)]
+        self._set_rate()
+
+
+def _fill(learner: Learner, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in learner.parameters().items():
+        parameter.copy_(values[name])
+
+
+def _look_row(look: Look) -> Row:
+    return {"held score": look.score, "held error": look.error, "held reward": look.reward}
+
+
+def saturated(painted: Painted) -> float:
+    """Share of the layouts whose images all have one reward."""
+    if painted.shape.samples < 2:
+        return 0.0
+    return float(flat_groups(painted.rewards.plain, painted.shape.groups).mean())
+
+
+def write_metrics(path: Path, rows: Sequence[Row]) -> None:
+    """One JSON object an epoch; the file is replaced as a whole."""
+    known = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in known)
+    replace_bytes(path, text.encode("utf-8"))
+
+
+# ---------------------------------------------------------------- the pool on disk
+
+
+def _pool_tensors(experience: Experience, shape: EpochShape, accelerator: Any) -> dict[str, Tensor]:
+    """Trajectories of all ranks, in the order that one rank would have them."""
+    from rsgen.rl.rewarding import in_order
+
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return in_order(torch.cat([p.cpu() for p in parts]), shape.batches, accelerator)
+
+    batches = experience.batches
+    numbers = [torch.tensor([d.number for d in b.drawn]) for b in batches]
+    return {
+        "numbers": joined(numbers),
+        "latents": joined([b.latents for b in batches]),
+        "means": joined([b.means for b in batches]),
+        "log_probs": joined([b.log_probs for b in batches]),
+        "advantages": joined(experience.advantages),
+        "steps": torch.tensor(batches[0].steps),
+    }
+
+
+def _pooled(epoch: int, tensors: Mapping[str, Tensor], tuner: Tuner) -> Experience:
+    from rsgen.rl.rollout import Trajectories
+
+    batches, advantages = [], []
+    for number in range(tuner.shape.batches):
+        rows = list(tuner.shape.own(number))
+        own = {n: t[rows].to(tuner.policy.device) for n, t in tensors.items() if n != "steps"}
+        drawn = tuple(tuner.layouts.named(int(n)) for n in own["numbers"])
+        steps = tuple(tensors["steps"].tolist())
+        batches.append(
+            Trajectories(drawn, steps, own["latents"], own["means"], own["log_probs"], epoch)
+        )
+        advantages.append(own["advantages"])
+    return Experience(epoch, tuple(batches), tuple(advantages))

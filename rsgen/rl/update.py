@@ -1,0 +1,236 @@
+"""Updates of the policy from stored trajectories, with the paired loss beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsgen.errors import SetupError
+from rsgen.models.process import Gaussian
+from rsgen.request import item_seed
+from rsgen.rl.adapter import Learner
+from rsgen.rl.epoch import Experience
+from rsgen.rl.objective import Ratio, clip_range, clipped, ratio_of, step_weights, surrogate
+from rsgen.rl.policy import Policy
+from rsgen.rl.rollout import Trajectories
+from rsgen.training.loop import average_gradients
+
+__all__ = ["Paired", "UpdateSettings", "UpdateStats", "Updater", "ratio_bound"]
+
+CAUSES = (
+    "dropout or another mode of the networks in one of the two passes; another batch size or "
+    "number type; a compiled network in one pass only; latents rounded after they were scored; "
+    "a kernel that is not deterministic"
+)
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """Numbers of the update; see the settings section rl_tune."""
+
+    updates: int
+    clip_nats: float
+    ratio: Ratio
+    clip_norm: float
+    step_limit: float  # nats that one epoch may move a step; the updates left are skipped
+    paired_weight: float
+    seed: int
+
+
+class Paired:
+    """The usual loss on real images: `loss(step)` is this rank's mean, with gradients."""
+
+    def __init__(self, objective: Any, batch_size: int, policy: Policy) -> None:
+        self.objective, self.batch_size, self.policy = objective, batch_size, policy
+
+    def loss(self, step: int) -> Tensor:
+        accelerator = self.policy.accelerator
+        share = self.batch_size // accelerator.num_processes
+        start = accelerator.process_index * share
+        batch = self.objective.batch(step, start, start + share, self.policy.device)
+        with accelerator.autocast():
+            losses: Tensor = self.objective.module(batch)
+        return losses.mean()
+
+
+@dataclass
+class UpdateStats:
+    """Sums over the steps of an epoch's updates, on this rank."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    off: float = 0.0  # largest |ratio - 1| before the first update
+    skipped: int = 0  # updates with numbers that are not finite
+    left: int = 0  # updates that were left out: the policy had moved far enough
+
+    def add(self, values: Mapping[str, Tensor | float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self, accelerator: Any) -> dict[str, float]:
+        """Means over all ranks, which count alike."""
+        names = sorted(self.sums)
+        own = [self.sums[n] / max(1, self.counts[n]) for n in names]
+        every = accelerator.reduce(
+            torch.tensor(own, dtype=torch.float64, device=accelerator.device), "mean"
+        )
+        return dict(zip(names, every.tolist(), strict=True))
+
+
+def ratio_bound(accelerator: Any, clip: float) -> float:
+    """How far from 1 a ratio may be before any update: rounding alone.
+
+    1e-6 in float32 on a CPU, 1e-5 on a GPU, a tenth of the clip range in half precision.
+    """
+    if accelerator.mixed_precision != "no":
+        return clip / 10
+    return 1e-6 if accelerator.device.type == "cpu" else 1e-5
+
+
+class Updater:
+    """An optimiser with the weights that learn, and beta."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        learner: Learner,
+        optimizer: Any,
+        settings: UpdateSettings,
+        paired: Paired | None,
+    ) -> None:
+        self.policy, self.learner, self.settings, self.paired = policy, learner, settings, paired
+        self.accelerator = policy.accelerator
+        self.parameters: list[nn.Parameter] = list(learner.parameters().values())
+        self.optimizer = self.accelerator.prepare(optimizer)
+        self.clip = clip_range(settings.clip_nats, math.prod(policy.shape))
+        self.checked = False
+
+    def update(
+        self,
+        experiences: Sequence[Experience],
+        epoch: int,
+        beta: float,
+        check_stop: Callable[[], None],
+        before_step: Callable[[Sequence[tuple[Trajectories, Tensor]]], None] = lambda _: None,
+    ) -> UpdateStats:
+        """All updates of an epoch, from its own trajectories (and older ones of the pool).
+
+        Raises:
+            SetupError: the stored trajectories do not have ratio 1 before the first update.
+        """
+        stats = UpdateStats()
+        pairs = [
+            (batch, advantages)
+            for e in experiences
+            for batch, advantages in zip(e.batches, e.advantages, strict=True)
+        ]
+        rng = np.random.default_rng(item_seed(self.settings.seed, "rl-tune-order", str(epoch)))
+        order = rng.permutation(len(pairs))
+        for number, part in enumerate(np.array_split(order, self.settings.updates)):
+            chosen = [pairs[int(k)] for k in part]
+            if not chosen:
+                continue
+            moved = self._accumulate(chosen, epoch, number, beta, stats, check_stop)
+            if number == 0:
+                self._check_ratio(stats)
+            if moved > self.settings.step_limit:
+                stats.left += self.settings.updates - number
+                self.optimizer.zero_grad()
+                break
+            self._step(stats)
+        return stats
+
+    def _accumulate(
+        self,
+        chosen: Sequence[tuple[Trajectories, Tensor]],
+        epoch: int,
+        number: int,
+        beta: float,
+        stats: UpdateStats,
+        check_stop: Callable[[], None],
+    ) -> float:
+        """Gradients of one update; how far the policy has moved since it painted, nats a step."""
+        terms = sum(len(batch.steps) for batch, _ in chosen)
+        moved = []
+        for batch, advantages in chosen:
+            predictor = self.policy.predictor(batch.drawn)
+            weights = step_weights(self.policy.process, batch.steps, self.settings.ratio)
+            for k, values in enumerate(self._steps(batch, predictor)):
+                now, start = values
+                off = (now.log_prob(batch.actions(k)) - batch.log_probs[:, k]).detach()
+                if number == 0 and batch.version == epoch:
+                    stats.off = max(stats.off, float(off.expm1().abs().max()))
+                found = ratio_of(
+                    now, batch.means[:, k], batch.actions(k), batch.log_probs[:, k],
+                    self.settings.ratio,
+                )  # fmt: skip
+                kl = now.kl(start)
+                gain = advantages[:, k].to(found)
+                losses = weights[k] * surrogate(found, gain, self.clip)
+                loss = (losses + beta * kl).mean() / terms
+                self.accelerator.backward(loss)
+                numbers = now.mean[0].numel()
+                step = 0.5 * ((now.mean - batch.means[:, k]) / now.std).detach().square()
+                moved.append(float(step.mean()) * numbers)
+                high, low = clipped(found, gain, self.clip)
+                stats.add(
+                    {
+                        "policy loss": losses.mean().detach(),
+                        "kl": kl.mean().detach() * numbers,
+                        "kl step": moved[-1],
+                        "ratio": found.mean().detach(),
+                        "clipped high": high,
+                        "clipped low": low,
+                    }
+                )
+            check_stop()
+        if self.paired is not None:
+            loss = self.paired.loss(epoch * self.settings.updates + number)
+            self.accelerator.backward(self.settings.paired_weight * loss)
+            stats.add({"paired loss": loss.detach()})
+        every = torch.tensor(float(np.mean(moved)), device=self.policy.device)
+        return float(self.accelerator.reduce(every, "mean"))
+
+    def _steps(self, batch: Trajectories, predictor: Any) -> Iterator[tuple[Gaussian, Gaussian]]:
+        """Of each stored step: the policy's Gaussian with gradients, and the start's."""
+        process, policy = self.policy.process, self.policy
+        for k, step in enumerate(batch.steps):
+            x = batch.states(k)
+            with self.learner.reference():
+                start = process.transition(x, policy.predict(predictor, x, step), step)
+            yield process.transition(x, policy.predict(predictor, x, step), step), start
+
+    def _check_ratio(self, stats: UpdateStats) -> None:
+        own = torch.tensor(stats.off, device=self.policy.device)
+        stats.off = float(self.accelerator.gather(own.reshape(1)).max())
+        bound = ratio_bound(self.accelerator, self.clip)
+        if self.checked or stats.off <= bound:
+            self.checked = True
+            return
+        self.optimizer.zero_grad()
+        raise SetupError(
+            f"the model gives its own images another probability than when it painted them: the "
+            f"ratio is off by {stats.off:.2g} before any update, at most {bound:.2g} is rounding; "
+            "nothing was learned",
+            hint=f"likely causes: {CAUSES}",
+        )
+
+    def _step(self, stats: UpdateStats) -> None:
+        average_gradients(self.parameters, self.accelerator)
+        bound = self.settings.clip_norm or math.inf
+        norm = self.accelerator.clip_grad_norm_(self.parameters, bound)
+        finite = norm is None or bool(torch.isfinite(torch.as_tensor(norm)))
+        if not finite and self.accelerator.scaler is None:  # a scaler skips the step by itself
+            stats.skipped += 1
+            self.optimizer.zero_grad()
+            return
+        stats.add({"gradient norm": float(norm) if norm is not None else math.nan})
+        self.optimizer.step()
+        self.optimizer.zero_grad()
