@@ -8,16 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import shapely
+import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from rsgen.detections import Detections
 from rsgen.judge.network import SIZE_UNIT, STRIDE, Maps
+from rsgen.judge.targets import LEAST_SPREAD_PX, NEAR, SPREADS_A_SIDE
 from rsgen.matching import iou_of_pairs
 
 __all__ = ["ClassHabits", "decode", "suppress"]
 
 MOST_OBJECTS = 3000
+REACH = 4  # cells to each side of a peak that may have a say in its box
 OVERLAP = 0.45  # of two boxes that share more than this (IoU) the better one stays
 
 
@@ -39,7 +42,8 @@ def decode(
 ) -> list[Detections]:
     """Detections of each image, in its pixels, best first.
 
-    A peak is a cell that no neighbour of its class exceeds. At most 3,000 an image.
+    A peak is a cell that no neighbour of its class exceeds. At most 3,000 an image. Its box is
+    what the cells around it say on average, see `_together`.
     """
     heat = maps.heat.float().sigmoid()
     peaks = heat * (heat >= functional.max_pool2d(heat, 3, 1, 1))
@@ -65,17 +69,14 @@ def _objects(
     scores: Tensor,
     habits: Sequence[ClassHabits],
 ) -> Detections:
-    def at(values: Tensor) -> npt.NDArray[np.float64]:
-        taken = values[image, :, rows, columns].float().cpu().numpy()
-        return np.asarray(taken, dtype=np.float64)
-
-    offset, size, axis, heading = (at(v) for v in (maps.offset, maps.size, maps.axis, maps.heading))
-    x = (columns.cpu().numpy() + 0.5 + offset[0]) * STRIDE
-    y = (rows.cpu().numpy() + 0.5 + offset[1]) * STRIDE
-    length, width = np.exp(np.clip(size, -4, 5)) * SIZE_UNIT
     kinds = thing.cpu().numpy()
     turned = np.array([h.turned for h in habits], dtype=bool)[kinds]
     headed = np.array([h.headed for h in habits], dtype=bool)[kinds] & turned
+    said = _together(maps, image, rows, columns, thing, torch.from_numpy(turned).to(rows.device))
+    offset, size, axis, heading = said.double().cpu().numpy().reshape(4, 2, -1)
+    x = (columns.cpu().numpy() + 0.5 + offset[0]) * STRIDE
+    y = (rows.cpu().numpy() + 0.5 + offset[1]) * STRIDE
+    length, width = np.exp(np.clip(size, -4, 5)) * SIZE_UNIT
     front = np.arctan2(heading[1], heading[0])
     angle = np.where(turned, np.arctan2(axis[1], axis[0]) / 2, 0.0)
     # The axis is surer than the heading: the heading only says which way along it.
@@ -86,6 +87,38 @@ def _objects(
     names = tuple(habits[k].name for k in kinds)
     every = Detections(quads, names, scores.double().cpu().numpy(), np.where(headed, angle, np.nan))
     return every.chosen(suppress(every.quads, OVERLAP))
+
+
+def _together(
+    maps: Maps, image: int, rows: Tensor, columns: Tensor, thing: Tensor, turned: Tensor
+) -> Tensor:
+    """Offset, size, axis and heading at peaks, float32 [8, n]: the mean over an object's cells.
+
+    All the cells that learn an object's box (`NEAR`) say it, each with an error of its own. A
+    cell counts by its nearness to the peak, in the object's own sides, and by how much it is
+    taken for the peak's class.
+    """
+    said = torch.cat([maps.offset, maps.size, maps.axis, maps.heading], dim=1)[image].float()
+    own = said[:, rows, columns]
+    steps = torch.arange(-REACH, REACH + 1, device=rows.device)
+    dy, dx = (g.reshape(1, -1) for g in torch.meshgrid(steps, steps, indexing="ij"))
+    row, column = rows[:, None] + dy, columns[:, None] + dx
+    height, width = said.shape[1:]
+    there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    row, column = row.clamp(0, height - 1), column.clamp(0, width - 1)
+    sides = own[2:4].clamp(-4, 5).exp() * SIZE_UNIT
+    along, aside = (sides / SPREADS_A_SIDE).clamp_min(LEAST_SPREAD_PX)[:, :, None] / STRIDE
+    angle = torch.where(turned, torch.atan2(own[5], own[4]) / 2, 0.0)[:, None]
+    u = (dx * angle.cos() + dy * angle.sin()) / along
+    v = (dy * angle.cos() - dx * angle.sin()) / aside
+    bell = (-0.5 * (u * u + v * v)).exp()
+    sure = maps.heat[image].float().sigmoid()[thing[:, None], row, column]
+    weight = bell * (bell >= NEAR) * sure * there
+    weight = weight / weight.sum(dim=1, keepdim=True)
+    values = said[:, row, column]
+    values[0] += dx  # a centre as the peak's cell would say it
+    values[1] += dy
+    return (values * weight).sum(dim=2)
 
 
 def _corners(

@@ -18,6 +18,9 @@ from rsgen.records import ClassTable, Instance, Layout
 
 __all__ = [
     "LEAST_SEEN",
+    "LEAST_SPREAD_PX",
+    "NEAR",
+    "SPREADS_A_SIDE",
     "Canvas",
     "Objects",
     "Targets",
@@ -37,6 +40,7 @@ NEAR = 0.5  # cells whose Gaussian is above this learn the box too
 MOST_SAID = 2.0  # the weight of an object's cells together
 LEAST_SIDE_PX = 2.0
 LEAST_SPREAD_PX = 1.3
+SPREADS_A_SIDE = 6.0
 SQUARE = 0.9  # sides of this ratio and above count as equal
 LEAST_SEEN = 0.1  # of an object that reaches out of the image: less is not asked for
 
@@ -297,7 +301,7 @@ def _spots(found: Objects, height: int, width: int) -> _Spots:
     x, y, length, across, angle = found.boxes.astype(np.float64).T
     sides = np.maximum(np.stack([length, across]), LEAST_SIDE_PX)
     # A sixth of the side, and at least a pixel or so: neighbours of dense scenes stay apart.
-    sigma_u, sigma_v = np.maximum(sides / 6, LEAST_SPREAD_PX)
+    sigma_u, sigma_v = np.maximum(sides / SPREADS_A_SIDE, LEAST_SPREAD_PX)
     reach = np.ceil(3 * np.maximum(sigma_u, sigma_v) / STRIDE).astype(np.int64)
     centre_column = np.clip((x / STRIDE).astype(np.int64), 0, width - 1)
     centre_row = np.clip((y / STRIDE).astype(np.int64), 0, height - 1)
