@@ -76,6 +76,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "judge-image": "rsgen.scorers.detection:JudgeImage",
         "class-presence": "rsgen.scorers.detection:ClassPresence",
         "extra-objects": "rsgen.scorers.detection:ExtraObjects",
+        "difficulty": "rsgen.scorers.detection:Difficulty",
         "clip": "rsgen.scorers.clip:ClipImage",
         "clip-objects": "rsgen.scorers.clip:ClipObjects",
         "remask": "rsgen.scorers.remask:Remask",

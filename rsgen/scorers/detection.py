@@ -24,10 +24,18 @@ from rsgen.scorers.looking import Eyes, asked_things, open_eyes, other_outlines
 if TYPE_CHECKING:
     from rsgen.judge.network import Maps
 
-__all__ = ["ClassPresence", "ExtraObjects", "JudgeImage", "JudgeObjects", "judge_features"]
+__all__ = [
+    "ClassPresence",
+    "Difficulty",
+    "ExtraObjects",
+    "JudgeImage",
+    "JudgeObjects",
+    "judge_features",
+]
 
 SAME = 0.5  # a detection on an object that is not scored is no extra one
 RIGHT = 0  # place of "right" among the verification head's answers
+LEAST_CHANCE = 1e-3  # an object that is not seen at all costs 6.9 nats, not all there are
 
 
 @dataclass(frozen=True)
@@ -86,12 +94,12 @@ class JudgeObjects(_Looking):
         """Refuse a detector that cannot be opened, or cannot do what it is asked."""
         if self.look not in ("detection", "verification", "both"):
             raise UsageError(
-                f"scorer judge: look is {self.look!r}",
+                f"a scorer's option look is {self.look!r}",
                 hint="use detection, verification or both",
             )
         if self.look != "detection" and self.detector != JUDGE:
             raise UsageError(
-                f"scorer judge: detector {self.detector!r} answers no questions about boxes",
+                f"detector {self.detector!r} answers no questions about boxes",
                 hint="add the option look: detection",
             )
         super().check()
@@ -117,6 +125,39 @@ class JudgeObjects(_Looking):
         for match in match_objects(found, asked, self.overlap):
             scores[match.asked] = found.scores[match.found] * match.iou
         return scores
+
+
+@dataclass(frozen=True)
+class Difficulty(_Looking):
+    """What a detector's loss is on the labelled objects, in [0, 6.9] nats, an image.
+
+    The mean over the objects of -log of what `judge` says with the same `look`: 0 where it is
+    sure of every label, 0.7 at even chances. Keep a band of it, `quantile` and `upper` of the
+    real images': what a detector knows by heart teaches another little, what it cannot see at
+    all is more likely wrong than new. It takes the judge for the detector that will be trained,
+    so it ranks images, and says nothing of an object. NaN without an object that can be asked.
+    """
+
+    level: ClassVar[Level] = "image"
+    look: Literal["detection", "verification", "both"] = "verification"
+    overlap: float = 0.5
+
+    @property
+    def _objects(self) -> JudgeObjects:
+        return JudgeObjects(
+            self.judge, self.detector, self.device, self.time_limit_s, self.classes,
+            look=self.look, overlap=self.overlap,
+        )  # fmt: skip
+
+    def check(self) -> None:
+        self._objects.check()
+
+    def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
+        rows = self._objects.score(images, samples)
+        chances = [row[np.isfinite(row)].astype(np.float64) for row in rows]
+        losses = [-np.log(np.maximum(row, LEAST_CHANCE)) for row in chances]
+        means = [float(row.mean()) if len(row) else math.nan for row in losses]
+        return np.asarray(means, dtype=np.float32)
 
 
 @dataclass(frozen=True)
