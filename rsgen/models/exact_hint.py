@@ -13,7 +13,7 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch import Tensor, nn
 
-__all__ = ["Remembered", "is_exact", "keep_exact"]
+__all__ = ["Remembered", "has_grey_hints", "is_exact", "keep_exact"]
 
 GREY_CHANNELS = 3  # of `index` and `binary`; one-hot channels need no such care
 EMBEDDING = "controlnet_cond_embedding"
@@ -42,7 +42,7 @@ class ExactEmbedding(ControlNetConditioningEmbedding):
 def keep_exact(controlnet: Any, dtype: torch.dtype) -> Any:
     """Give a ControlNet, which is in fp32, this number type, but not its grey hint network."""
     embedding = getattr(controlnet, EMBEDDING)
-    exact = int(controlnet.config.conditioning_channels) == GREY_CHANNELS
+    exact = has_grey_hints(controlnet)
     for name, part in controlnet.named_children():
         if not (exact and name == EMBEDDING):
             part.to(dtype)
@@ -50,6 +50,11 @@ def keep_exact(controlnet: Any, dtype: torch.dtype) -> Any:
         embedding.__class__ = ExactEmbedding  # names of weights stay as in any ControlNet
         embedding.output_type = dtype
     return controlnet
+
+
+def has_grey_hints(controlnet: Any) -> bool:
+    """Whether classes come as grey levels, so that the hint network belongs in fp32."""
+    return int(controlnet.config.conditioning_channels) == GREY_CHANNELS
 
 
 def is_exact(controlnet: Any) -> bool:

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from rsgen.models.exact_hint import has_grey_hints
 from rsgen.models.image_hint import IMAGE_CHANNELS, ImageHintConvolution, add_image_slice
 from rsgen.models.stable_diffusion import DTYPES, StableDiffusion
 from rsgen.models.unet_parts import decoder_parts
@@ -196,6 +197,9 @@ def _meta_model(model: StableDiffusion, mode: str, shape: StepShape) -> StableDi
             empty, shape.task, mode, shape.learn_text, shape.lora_rank, decoder_only=two_branches
         )
     place_weights(empty, "meta", shape.dtype, shape.checkpointing)
+    if empty.controlnet is not None and has_grey_hints(empty.controlnet):
+        hint = empty.controlnet.controlnet_cond_embedding
+        empty.controlnet.controlnet_cond_embedding = _Exact(hint, DTYPES[shape.dtype])
     for network in empty.networks().values():
         for parameter in network.parameters():
             if parameter.requires_grad:  # of the batches before, when accumulated
@@ -318,6 +322,19 @@ HIGHER: tuple[Callable[..., Any], ...] = (
     functional.softmax,
     functional.mse_loss,
 )
+
+
+class _Exact(nn.Module):
+    """A layer that mixed precision leaves alone (see models.exact_hint)."""
+
+    def __init__(self, layer: nn.Module, numbers: torch.dtype) -> None:
+        super().__init__()
+        self.layer, self.numbers = layer, numbers
+
+    def forward(self, value: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            exact: Tensor = self.layer(value)
+        return exact.to(self.numbers)
 
 
 class _Autocast(TorchFunctionMode):
