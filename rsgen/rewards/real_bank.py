@@ -64,7 +64,8 @@ class RealBank:
     def read(cls, path: Path) -> RealBank | None:
         """None where there is no such file, or a damaged one."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            data = io.BytesIO(path.read_bytes())  # of a damaged file numpy would leave a handle
+            with np.load(data, allow_pickle=False) as stored:
                 whitening = Whitening(stored["mean"], stored["axes"])
                 return cls(stored["points"], stored["labels"], whitening, int(stored["failed"]))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
