@@ -1,9 +1,10 @@
 """What judge B reaches on procedural scenes from another seed, after a step budget.
 
-600 scenes at 256 px are made; the judge learns from its share of their train split (the other
-judge's scenes, the calibration scenes, val and test are not its own) and is measured on 300
-scenes of another seed. AP50 is pycocotools' over the thing classes, upright boxes; the worst class
-is printed. An untrained judge of the same shape is the floor.
+600 scenes at 256 px are made, all of them for learning: no val and test split, for what measures
+is of another seed. The judge learns from its share of them (the other judge's half and the
+calibration scenes are not its own) and is measured on 300 scenes of the other seed. AP50 is
+pycocotools' over the thing classes, upright boxes; the worst class is printed. An untrained judge
+of the same shape is the floor.
 
     python benchmarks/judge.py --work judge-bench --steps 1200
 
@@ -29,7 +30,9 @@ from rsgen.train_judge import train_judge
 
 
 def scenes(out: Path, count: int, size: int, seed: int) -> SampleRun:
-    pairs = [f"seed={seed}", f"scenes.count={count}", f"scenes.size={size}"]
+    pairs = [
+        f"seed={seed}", f"scenes.count={count}", f"scenes.size={size}", "scenes.held_out=false",
+    ]  # fmt: skip
     if not is_committed(out):
         run_stage(Job("scenes", load_config(settings=parse_pairs(pairs)), out))
     return open_samples(out)

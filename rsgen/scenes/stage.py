@@ -65,7 +65,7 @@ class ScenesStage:
             image=f"{shard.images_prefix}/{name}.png",
             sha256=write_png(shard.images_dir / f"{name}.png", image),
             prompt=make_prompt(layout, SCENE_CLASSES),
-            split=_split(self._info.seed, index),
+            split=_split(self._info.seed, index) if settings.held_out else "train",
             provenance=Provenance("real", run=self._info.fingerprint, seed=seed),
         )
 

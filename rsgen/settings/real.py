@@ -23,6 +23,9 @@ class ScenesConfig(Section):
     style: Literal["default", "alt"] = Field("default", description="palette and texture set")
     types: tuple[str, ...] = Field((), description="scene types (default: all in turn)")
     gsd_m: float | None = Field(None, gt=0, description="metres a pixel (default: by scene)")
+    held_out: bool = Field(
+        True, description="a tenth of the scenes each are val and test; false: all are train"
+    )
 
 
 class ExtractMasksConfig(Section):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,9 +14,13 @@ import numpy.typing as npt
 import pytest
 
 from rsgen.errors import UsageError
+from rsgen.execution import run_stage
 from rsgen.geometry import heading_of, polygon_area, quad_to_rotated_box
 from rsgen.records import Instance, Layout
+from rsgen.runs import Job
 from rsgen.scenes import SCENE_CLASSES, SCENE_STYLES, SCENE_TYPES, render_scene
+from rsgen.store import open_samples
+from tests.build import config
 
 Drawn = tuple[npt.NDArray[np.uint8], Layout]
 SIZE = 128
@@ -33,6 +39,16 @@ def drawn() -> list[Drawn]:
 
 def things(layout: Layout) -> list[Instance]:
     return [i for i in layout.instances if not SCENE_CLASSES.is_stuff(i.label)]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "splits"), [(True, {"train", "val", "test"}), (False, {"train"})]
+)
+def test_what_is_held_out(tmp_path: Path, held_out: bool, splits: set[str]) -> None:
+    """Catches a set that is measured by another one and still keeps a fifth of itself back."""
+    values: dict[str, Any] = {"scenes.count": 24, "scenes.size": 32, "scenes.held_out": held_out}
+    run_stage(Job("scenes", config(**values), tmp_path / "scenes"))
+    assert {s.split for s in open_samples(tmp_path / "scenes")} == splits
 
 
 @pytest.mark.parametrize("scene", [None, *SCENE_TYPES])
