@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from cells import call
@@ -32,6 +33,7 @@ __all__ = [
     "test_and_train",
     "windows",
     "with_layouts",
+    "write_run",
 ]
 
 SHARD = 50
@@ -50,26 +52,38 @@ def labelled(work: Path, name: str, given: Path) -> Path:
     return call("extract-masks", work / f"masks-{name}", {"dataset": given})
 
 
-def judges(work: Path, name: str, given: Path | None, run: Path, steps: int, threads: int) -> Path:
-    """Judge B for a set: GIVEN/NAME, or one trained here on the run's train split.
+def judges(
+    work: Path,
+    name: str,
+    given: Path | None,
+    run: Path,
+    steps: int,
+    threads: int,
+    role: Literal["reward", "evaluation"] = "evaluation",
+) -> Path:
+    """A judge for a set: GIVEN/NAME, or one trained here on the run's train split.
+
+    role: judge B measures ("evaluation"), judge A rewards and filters ("reward").
 
     Raises:
-        UsageError: judges were given, but none of that name that is finished.
+        UsageError: judges were given, but none of that name and role that is finished.
     """
     if given is not None:
-        if not is_committed(given / name):
+        folder = given / name / ("judge_b" if role == "evaluation" else "judge_a")
+        if not is_committed(given / name) or not folder.is_dir():
             raise UsageError(
-                f"{given / name}: no finished train-judge OUT",
+                f"{folder}: no finished train-judge OUT with that judge",
                 hint="wait for it, or leave --judges out to train one here",
             )
         return given / name
     settings = (
         f"train_judge.max_steps={steps}",
-        "train_judge.judges=evaluation",
+        f"train_judge.judges={role}",
         "execution.dtype=bf16",
         f"execution.threads={threads}",
     )
-    return call("train-judge", work / f"judges-{name}-{steps}", {"run": run}, settings)
+    kind = "judges" if role == "evaluation" else "judge-a"
+    return call("train-judge", work / f"{kind}-{name}-{steps}", {"run": run}, settings)
 
 
 def test_and_train(out: Path, test: Path, train: Path) -> Path:
@@ -80,7 +94,7 @@ def test_and_train(out: Path, test: Path, train: Path) -> Path:
         yield from (replace(s, split="test") for s in asked)
         yield from (s for s in learned if s.split == "train")
 
-    return _write(out, samples, asked.classes, [asked, learned], "test and train")
+    return write_run(out, samples, asked.classes, [asked, learned], "test and train")
 
 
 def held(run: Path) -> int:
@@ -97,7 +111,7 @@ def bare(out: Path, run: Path) -> Path:
         things = (i if is_stuff(i.label) else replace(i, mask=None) for i in layout.instances)
         return replace(layout, instances=tuple(things))
 
-    return _write(
+    return write_run(
         out,
         lambda: (replace(s, layout=without(s.layout)) for s in source),
         source.classes,
@@ -109,7 +123,7 @@ def bare(out: Path, run: Path) -> Path:
 def with_layouts(out: Path, generated: Path, layouts: Path) -> Path:
     """Generated images with the layouts of the samples that they were made for."""
     made, asked = open_samples(generated), {s.id: s.layout for s in open_samples(layouts)}
-    return _write(
+    return write_run(
         out,
         lambda: (replace(s, layout=asked[s.provenance.sources[0]]) for s in made),
         made.classes,
@@ -142,7 +156,7 @@ def windows(out: Path, run: Path, size: int, most: Mapping[str, int], seed: int 
                     sample, id=name, image=path, sha256=digest, layout=layout, provenance=provenance
                 )
 
-    return _write(out, samples, source.classes, [source], f"windows {size} {dict(most)} {seed}")
+    return write_run(out, samples, source.classes, [source], f"windows {size} {dict(most)} {seed}")
 
 
 def _places(layout: Layout, size: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -162,7 +176,7 @@ def _places(layout: Layout, size: int, rng: np.random.Generator) -> list[tuple[i
     return [order[k] for k in rng.permutation(len(order)).tolist()]
 
 
-def _write(
+def write_run(
     out: Path,
     samples: Callable[[], Iterable[Sample]],
     classes: ClassTable,
