@@ -9,14 +9,14 @@ held real images as the ceiling. Pinned:
   detections in an image; sizes are COCO's (32 and 96 px squared, of the upright box);
 - oriented AP50 by IoU of polygons, VOC12 (area) and VOC07 (11 points), mean of classes;
 - found is a detection over the judge's own threshold at IoU 0.5; poses are medians over pairs of a
-  class at polygon IoU 0.3;
+  class at polygon IoU 0.3, axes where labels tell them (poses.py);
 - difficult objects are ignored, crowds too and what lies in them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from rsgen.detections import Detections
 from rsgen.evaluation.base import CellResult, Evaluation, Images, figure
-from rsgen.geometry import RotatedBox, quad_from_tuple, quad_to_rotated_box
+from rsgen.evaluation.poses import pose_errors, upright_labels, upright_notes
 from rsgen.judge.calibration import reliability
 from rsgen.judge.report import Seen, count_rows, hits
 from rsgen.matching import (
@@ -45,11 +45,9 @@ __all__ = [
     "detect_all",
     "known_objects",
     "measure",
-    "pose_errors",
 ]
 
 OVERLAP = 0.5
-LOOSE = 0.3  # pose errors are taken of pairs that overlap this much: at 0.5 they flatter
 DENSITIES = ((1, 5), (6, 20), (21, 100), (101, 10**9))
 PICTURES = 12
 WEAK = 0.5  # AP50 on held real images under which a detector's figures are doubtful
@@ -82,9 +80,13 @@ class Measured:
 
 
 def measure(
-    found: Sequence[Detections], asked: Sequence[Asked], names: Sequence[str], threshold: float
+    found: Sequence[Detections],
+    asked: Sequence[Asked],
+    names: Sequence[str],
+    threshold: float,
+    upright: Collection[str] | None = None,
 ) -> Measured:
-    """Everything but pictures.
+    """Everything but pictures; `upright` as of `pose_errors`.
 
     recognised: share of asked objects with a detection of their class at IoU 0.5 and at least
     `threshold`. right_place: the same, whatever its class. extra: detections above the
@@ -114,7 +116,7 @@ def measure(
         placed / total if total else math.nan,
         extra / total if total else math.nan,
         float(np.mean(ratios)) if ratios else math.nan,
-        pose_errors(sure, asked),
+        pose_errors(sure, asked, upright),
     )
 
 
@@ -138,48 +140,6 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def pose_errors(found: Sequence[Detections], asked: Sequence[Asked]) -> dict[str, float]:
-    """Medians over matched objects of a class: centre in pixels, size as a ratio of sqrt areas,
-    axis in degrees (0 to 90; slender objects alone), and the share of right headings.
-
-    A heading is right when it is nearer to the asked one than to its opposite.
-    """
-    centres, sizes, axes, fronts = [], [], [], []
-    for ours, theirs in zip(found, asked, strict=True):
-        for match in match_objects(ours, theirs, LOOSE):
-            if theirs.ignored[match.asked]:
-                continue
-            one = quad_to_rotated_box(quad_from_tuple(ours.quads[match.found]))
-            other = quad_to_rotated_box(quad_from_tuple(theirs.quads[match.asked]))
-            centres.append(math.hypot(one.cx - other.cx, one.cy - other.cy))
-            areas = one.w * one.h, max(other.w * other.h, 1e-9)
-            sizes.append(abs(math.sqrt(areas[0] / areas[1]) - 1))
-            if max(other.w, other.h) > 1.3 * min(other.w, other.h):
-                axes.append(_axis_degrees(_long_axis(one), _long_axis(other)))
-            asked_front = theirs.headings[match.asked]
-            front = ours.headings[match.found]
-            if not math.isnan(asked_front) and not math.isnan(front):
-                fronts.append(math.cos(front - asked_front) > 0)
-    return {
-        "centre error, px (median)": _median(centres),
-        "size error, share (median)": _median(sizes),
-        "axis error, degrees (median)": _median(axes),
-        "headings right, share": float(np.mean(fronts)) if fronts else math.nan,
-    }
-
-
-def _long_axis(box: RotatedBox) -> float:
-    return box.angle_rad if box.w >= box.h else box.angle_rad + math.pi / 2
-
-
-def _axis_degrees(one: float, other: float) -> float:
-    return math.degrees(abs(math.remainder(one - other, math.pi)))
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(np.median(values)) if values else math.nan
-
-
 class LayoutCell:
     """Layout fidelity, beside the ceiling of held real images."""
 
@@ -194,8 +154,13 @@ class LayoutCell:
             asked = [known_objects(asked_of(s.layout, evaluation.classes), evaluation.visible)
                      for s in images.samples]  # fmt: skip
             sets[images.name] = (detect_all(images, evaluation), asked)
+        labels = {name: asked for name, (_, asked) in sets.items()}
+        upright = {name: upright_labels(asked) for name, asked in labels.items()}
+        # of the real ones too: the judge has learned its angles from such labels
+        no_axis = {"real": upright["real"], "generated": frozenset().union(*upright.values())}
         measured = {
-            k: measure(found, asked, names, threshold) for k, (found, asked) in sets.items()
+            name: measure(found, asked, names, threshold, no_axis[name])
+            for name, (found, asked) in sets.items()
         }
         made, real = measured["generated"], measured["real"]
         found, asked = sets["generated"]
@@ -242,7 +207,7 @@ class LayoutCell:
                 "real objects": sum(len(a) for a in sets["real"][1]),
                 "most detections counted in an image": made.coco.most_detections,
             },
-            notes=(*_weak(real.coco.ap50), *_notes(evaluation, names)),
+            notes=(*_weak(real.coco.ap50), *upright_notes(labels), *_notes(evaluation, names)),
             pictures=pictures,
         )
 

@@ -14,7 +14,8 @@ from rsgen.detections import Detections
 from rsgen.evaluation import layout
 from rsgen.evaluation.fidelity import CELL as FIDELITY
 from rsgen.evaluation.fidelity import few, halves, side_of
-from rsgen.evaluation.layout import measure, pose_errors
+from rsgen.evaluation.layout import measure
+from rsgen.evaluation.poses import pose_errors, upright_labels, upright_notes
 from rsgen.geometry import Box, box_quad, heading_of, quad_from_tuple
 from rsgen.matching import Asked, asked_of
 from rsgen.records import ClassTable, Instance, Layout
@@ -95,6 +96,44 @@ def test_a_heading_that_is_unknown_is_not_counted() -> None:
     assert math.isnan(pose_errors([seen(nothing)], [SCENE])["headings right, share"])
 
 
+def boxed(asked: Asked, *labels: str) -> Asked:
+    """The same with some classes labelled by upright boxes, as VOC and plain COCO have them."""
+    upright = np.array([n in labels for n in asked.labels])[:, None, None]
+    low, high = asked.quads.min(axis=1), asked.quads.max(axis=1)
+    corners = [low, np.stack([high[:, 0], low[:, 1]], axis=1), high]
+    corners.append(np.stack([low[:, 0], high[:, 1]], axis=1))
+    return replace(asked, quads=np.where(upright, np.stack(corners, axis=1), asked.quads))
+
+
+OBLIQUE = things(("plane", 40, 40, 0.2), ("plane", 90, 40, 1.4), ("ship", 160, 60, 0.6))
+AXIS = "axis error, degrees (median)"
+
+
+def test_the_axis_of_upright_labels_is_not_measured() -> None:
+    """Catches 35 degrees of error between a turned plane and the box that it was labelled with."""
+    real = boxed(OBLIQUE, "plane")
+    assert upright_labels([OBLIQUE]) == set()
+    assert upright_labels([real]) == {"plane"}
+    assert upright_labels([boxed(OBLIQUE, "plane", "ship")]) == {"plane", "ship"}
+    found = seen(OBLIQUE)
+    astray = replace(found, quads=np.concatenate([real.quads[:2], found.quads[2:]]))
+    # planes by 0.2 and 1.4 rad from upright and lying boxes, the ship not at all
+    median = math.degrees(math.pi / 2 - 1.4)
+    assert pose_errors([astray], [OBLIQUE])[AXIS] == pytest.approx(median, abs=0.1)
+    assert pose_errors([astray], [real])[AXIS] == pytest.approx(0, abs=1e-6)
+    assert pose_errors([astray], [OBLIQUE], {"plane"})[AXIS] == pytest.approx(0, abs=1e-6)
+    assert math.isnan(pose_errors([astray], [OBLIQUE], {"plane", "ship"})[AXIS])
+    tank = things(("storage-tank", 80, 160, 0.0))
+    (note,) = upright_notes({"real": [real, tank], "generated": [OBLIQUE]})
+    assert note.endswith("not measured for plane, labelled with upright boxes in real images")
+
+
+def test_one_oblique_label_of_a_hundred_is_a_slip() -> None:
+    lying = [boxed(OBLIQUE, "plane", "ship")] * 60
+    assert upright_labels([*lying, OBLIQUE]) == {"plane", "ship"}
+    assert upright_labels([*lying[:30], OBLIQUE]) == set()
+
+
 def test_wrong_classes_are_in_place_but_not_recognised() -> None:
     swapped = replace(seen(SCENE), labels=("ship", "plane", "storage-tank"))
     found = measure([swapped], [SCENE], NAMES, 0.5)
@@ -160,7 +199,7 @@ def test_the_cell_puts_generated_beside_real_and_names_unknown_classes(tmp_path:
     known = [c for c in run.classes.classes if c.kind == "thing" and c.name != "plane"]
     table = ClassTable(tuple(known))
     labels = {
-        images.read(s).tobytes(): layout._known(asked_of(s.layout, run.classes), table)
+        images.read(s).tobytes(): layout.known_objects(asked_of(s.layout, run.classes), table)
         for images in (made, real)
         for s in images.samples
     }
