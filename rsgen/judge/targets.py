@@ -246,9 +246,16 @@ def targets_of(
 
 
 def painted(
-    found: Objects, ground: npt.NDArray[np.int64], things: int, has_stuff: bool = True
+    found: Objects,
+    ground: npt.NDArray[np.int64],
+    things: int,
+    has_stuff: bool = True,
+    class_weights: FloatArray | None = None,
 ) -> Targets:
-    """The maps of objects; ground: int64 [h, w] on cells of `GROUND_STRIDE`, as `Targets.stuff`."""
+    """The maps of objects; ground: int64 [h, w] on cells of `GROUND_STRIDE`, as `Targets.stuff`.
+
+    class_weights: float32 [things], how much the boxes of a class count; without, all alike.
+    """
     every = GROUND_STRIDE // STRIDE
     height, width = ground.shape[0] * every, ground.shape[1] * every
     heat = np.zeros((things, height, width), dtype=np.float32)
@@ -264,6 +271,8 @@ def painted(
     # A large object has hundreds of cells, a car three: none may outvote the others.
     total = np.bincount(own.owner, weights=own.bell, minlength=len(found))
     share = np.minimum(1, MOST_SAID / np.maximum(total, 1e-6)).astype(np.float32)
+    if class_weights is not None:
+        share = share * class_weights[found.things]
     own = own.chosen(np.lexsort((-area[own.owner], own.bell)))
     weight = own.bell * share[own.owner]
     values, slender = _said(found)

@@ -51,7 +51,7 @@ def image_weights(samples: Sequence[Sample], classes: ClassTable) -> npt.NDArray
 
 
 def class_weights(samples: Sequence[Sample], classes: ClassTable) -> npt.NDArray[np.float32]:
-    """How much each thing class counts in the centre loss, float32 [K], 1 for the median one.
+    """How much each thing class counts, centres and boxes, float32 [K], 1 for the median one.
 
     (median objects / objects) ^ 0.5, within 0.3 to 4: a car park must not outvote the trucks.
     """
@@ -79,8 +79,10 @@ class JudgeObjective:
         size: int,
         strength: float,
     ) -> None:
-        weights = torch.from_numpy(class_weights(images.samples, images.classes))
-        self.module: nn.Module = JudgeLoss(network, class_weights=weights)
+        self._class_weights = class_weights(images.samples, images.classes)
+        self.module: nn.Module = JudgeLoss(
+            network, class_weights=torch.from_numpy(self._class_weights)
+        )
         self.network, self.images, self.seed, self.size = network, images, seed, size
         self._views = Views(
             images,
@@ -119,7 +121,7 @@ class JudgeObjective:
         questions = []
         for position in range(start, stop):
             seen = self.view(step, position)
-            found = painted(seen.objects, seen.ground, things, self._has_stuff)
+            found = painted(seen.objects, seen.ground, things, self._has_stuff, self._class_weights)
             rng = np.random.default_rng(item_seed(self.seed, "questions", f"{step}/{position}"))
             pictures.append(seen.image)
             targets.append(found)

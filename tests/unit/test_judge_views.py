@@ -147,6 +147,21 @@ def test_the_smaller_of_two_keeps_its_cells() -> None:
         assert made.heat[:, 16, 16].tolist() == [1, 1]
 
 
+def test_the_boxes_of_rare_classes_count_more() -> None:
+    """Catches ten thousand cars that teach what a box is, and a helicopter that does not."""
+    rows = Objects(
+        np.array([[16, 32, 12, 6, 0.3], [48, 32, 12, 6, 0.3]], np.float32),
+        np.array([0, 1]), np.array([True, True]), np.array([True, False]),
+    )  # fmt: skip
+    ground = np.zeros((16, 16), np.int64)
+    alike = painted(rows, ground, 2)
+    weighed = painted(rows, ground, 2, class_weights=np.array([0.5, 3.0], np.float32))
+    factors = np.where(np.arange(32) < 16, 0.5, 3.0)[None, None]
+    assert weighed.near == pytest.approx(alike.near * factors)
+    assert alike.near[:, :, :16].any() and alike.near[:2, :, 16:].any()
+    assert (weighed.heat == alike.heat).all() and (weighed.stuff == alike.stuff).all()
+
+
 # ---------------------------------------------------------------- pixels
 
 GROUND, THING, WATER = 70, 230, 20
