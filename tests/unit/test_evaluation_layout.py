@@ -123,8 +123,9 @@ def test_the_axis_of_upright_labels_is_not_measured() -> None:
     assert pose_errors([astray], [real])[AXIS] == pytest.approx(0, abs=1e-6)
     assert pose_errors([astray], [OBLIQUE], {"plane"})[AXIS] == pytest.approx(0, abs=1e-6)
     assert math.isnan(pose_errors([astray], [OBLIQUE], {"plane", "ship"})[AXIS])
-    tank = things(("storage-tank", 80, 160, 0.0))
-    (note,) = upright_notes({"real": [real, tank], "generated": [OBLIQUE]})
+    tank = build.instance("storage-tank", 80, 160, 12, 12, 0.0, size=(256, 256))
+    round_one = asked_of(Layout(256, 256, (tank,)), CLASSES)  # no axis that could be measured
+    (note,) = upright_notes({"real": [real, round_one], "generated": [OBLIQUE]})
     assert note.endswith("not measured for plane, labelled with upright boxes in real images")
 
 
