@@ -36,7 +36,7 @@ class Distribution:
     real ones do, or it measures how the layouts differ. 0 until 4 k images are known.
 
     encoder: auto (judge A's features, without a judge the checkpoint's pooled latents), judge,
-        latents, or a CLIP or SigLIP model (folder or hub:ORG/NAME; RemoteCLIP is one).
+        latents, or a vision model (folder or hub:ORG/NAME: RemoteCLIP, SigLIP, DINOv2, ...).
     crops: image, or instances: squares around the objects, compared within their class; an
         image has the mean of its objects'. 224-pixel encoders do not see small objects.
     cap: real (no sparser than real ones is worth more), or none as in the paper.

@@ -1,7 +1,8 @@
-"""What turns pictures into features: judge A, an autoencoder, or CLIP and its kin."""
+"""What turns pictures into features: judge A, an autoencoder, or a public vision model."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,15 @@ from rsgen.errors import UsageError
 from rsgen.images import Pixels
 from rsgen.rewards.base import RewardSetup
 
-__all__ = ["AUTO", "ClipEncoder", "Encoder", "JudgeEncoder", "LatentEncoder", "choose_encoder"]
+__all__ = [
+    "AUTO",
+    "ClipEncoder",
+    "Encoder",
+    "JudgeEncoder",
+    "LatentEncoder",
+    "VisionEncoder",
+    "choose_encoder",
+]
 
 AUTO = "auto"
 JUDGE, LATENTS = "judge", "latents"
@@ -95,6 +104,36 @@ class ClipEncoder:
         return np.asarray(_clip(self.model, self.device).embed_images(list(images), size))
 
 
+@dataclass(frozen=True)
+class VisionEncoder:
+    """The pooled output of another vision model of transformers (DINOv2, ViT), or Inception."""
+
+    model: str
+    device: str
+    name: str = "vision"
+
+    def identity(self) -> str:
+        from rsgen.images import sha256_file
+        from rsgen.models.base import ModelRef, model_folder, model_hash
+        from rsgen.request import digest
+
+        folder = model_folder(ModelRef.parse(self.model))
+        prepared = folder / "preprocessor_config.json"
+        return digest([model_hash(folder), sha256_file(prepared) if prepared.is_file() else None])
+
+    def features(self, images: Sequence[Pixels]) -> Features:
+        network = _vision(self.model, self.device)
+        return _in_batches(lambda batch: np.asarray(network.features(batch), np.float32), images)
+
+
+@lru_cache(maxsize=1)
+def _vision(model: str, device: str) -> Any:
+    from rsgen.evaluation.features import public_features
+    from rsgen.models.base import ModelRef, model_folder
+
+    return public_features(model_folder(ModelRef.parse(model)), device)
+
+
 @lru_cache(maxsize=1)
 def _clip(model: str, device: str) -> Any:
     from rsgen.models.clip import Clip
@@ -113,7 +152,7 @@ def choose_encoder(name: str, setup: RewardSetup) -> Encoder:
     """The encoder of that name: auto (the judge's, else latents), judge, latents, or a model.
 
     Raises:
-        UsageError: it has nothing to look with.
+        UsageError: it has nothing to look with. SetupError: the model is out of reach.
     """
     if name == AUTO:
         name = JUDGE if setup.judge else LATENTS
@@ -131,4 +170,20 @@ def choose_encoder(name: str, setup: RewardSetup) -> Encoder:
                 hint="add --judge JUDGES, or the option encoder: FOLDER or hub:ORG/NAME",
             )
         return LatentEncoder(setup.checkpoint, setup.device)
-    return ClipEncoder(name, setup.device)
+    return _public(name, setup.device)
+
+
+def _public(model: str, device: str) -> Encoder:
+    """Of CLIP's kin the projected vectors, of others the pooled output."""
+    from rsgen.models.base import ModelRef, model_folder
+    from rsgen.models.clip import CLIP_FAMILIES
+
+    path = model_folder(ModelRef.parse(model)) / "config.json"
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"reward distribution: encoder {model} is no vision model ({error})",
+            hint="give judge, latents, or a model such as hub:openai/clip-vit-large-patch14",
+        ) from error
+    return (ClipEncoder if kind in CLIP_FAMILIES else VisionEncoder)(model, device)

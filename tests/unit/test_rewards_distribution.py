@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rsgen.errors import DataError, UsageError
 from rsgen.images import Pixels
@@ -261,13 +262,29 @@ def test_the_judge_is_preferred_to_latents(tmp_path: Path) -> None:
     judges = str(save_judges(tmp_path))
     assert choose_encoder("auto", setup(tmp_path)) == LatentEncoder("tiny", "cpu")
     assert choose_encoder("auto", setup(tmp_path, judge=judges)) == JudgeEncoder(judges, "cpu")
-    assert choose_encoder("a/folder", setup(tmp_path)) == ClipEncoder("a/folder", "cpu")
+    model = str(clip(tmp_path / "clip"))
+    assert choose_encoder(model, setup(tmp_path)) == ClipEncoder(model, "cpu")
 
 
-@pytest.mark.parametrize("kind", ["judge", "latents", "clip"])
+def vit(folder: Path) -> Path:
+    """A vision model that knows no words, random weights."""
+    from transformers import ViTConfig, ViTModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kind: Any = ViTConfig
+        shape = kind(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                     intermediate_size=48, image_size=32, patch_size=8)  # fmt: skip
+        ViTModel(shape).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["judge", "latents", "clip", "vision"])
 def test_every_encoder_sees_images_one_by_one(kind: str, tmp_path: Path) -> None:
     """Catches features that depend on what else is in the batch, and an unhashed encoder."""
-    model = str(clip(tmp_path / "clip")) if kind == "clip" else kind
+    model = kind
+    if kind in ("clip", "vision"):
+        model = str({"clip": clip, "vision": vit}[kind](tmp_path / kind))
     judges = str(save_judges(tmp_path / "judges"))
     seen = setup(tmp_path, judge=judges)
     options = specs(encoder=model)
@@ -289,6 +306,7 @@ def test_every_encoder_sees_images_one_by_one(kind: str, tmp_path: Path) -> None
         pytest.param({}, {"real": None}, "there are none", id="no real images"),
         pytest.param({}, {"checkpoint": ""}, "neither a judge nor an autoencoder", id="blind"),
         pytest.param({"encoder": "judge"}, {}, "encoder judge, and no judge", id="no judge"),
+        pytest.param({"encoder": "tiny"}, {}, "is no vision model", id="no encoder"),
         pytest.param({"cap": "soft"}, {}, "cap is 'soft'", id="cap"),
         pytest.param({"crops": "boxes"}, {}, "crops is 'boxes'", id="crops"),
         pytest.param({"k": 0}, {}, "k is 0", id="no neighbour"),
