@@ -30,6 +30,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("devices", "pictures", "registry", "sensor", "settings", "workers"),
     ("config",),
     ("request", "classes", "shipped"),
+    ("inputs",),
     ("store",),
     ("ending", "raw_inputs"),
     ("job",),
@@ -72,6 +73,7 @@ LIGHT = (
     "records",
     "tables",
     "request",
+    "inputs",
     "store",
 )
 HEAVY = ("torch", "diffusers", "transformers", "albumentations", "matplotlib", "peft", "accelerate")
