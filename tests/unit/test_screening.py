@@ -314,10 +314,10 @@ def test_a_class_has_its_own_bound_where_there_are_enough_of_it() -> None:
     assert found.layout.instances[0].reasons == ("judge 0.5 (min 0.8)",)
 
 
-def test_an_image_rule_can_only_reject(tmp_path: Path) -> None:
+def test_an_image_rule_drops_no_objects(tmp_path: Path) -> None:
     run, _ = build(tmp_path / "run", 1)
     rules = [{"scorer": "integrity", "min": 0.5, "policy": "drop"}]
-    with pytest.raises(UsageError, match="can only be rejected"):
+    with pytest.raises(UsageError, match="can be rejected, or given a weight"):
         run_filter(tmp_path / "kept", run, {"filter.rules": rules})
 
 
