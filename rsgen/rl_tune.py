@@ -116,7 +116,7 @@ def _tune(session: Session, run: ProgramRun) -> RunSummary:
         layouts=opened.layouts,
         held=session.held(),
         updater=Updater(policy, learner, optimizer, update, paired),
-        credit=credit_of(settings, policy, session.shape, opened.seed),
+        credit=credit_of(settings, policy, opened.seed),
         settings=settings,
         shape=session.shape,
         storage=session.storage,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rsgen.rl.advantages import group_advantages
-from rsgen.rl.epoch import EpochShape, Painted
+from rsgen.request import item_seed
+from rsgen.rl.advantages import explained_variance, group_advantages, step_advantages
+from rsgen.rl.critic import CriticLearner, Seen, pooled_layout, pooled_text
+from rsgen.rl.epoch import Painted
 from rsgen.rl.policy import Policy
+from rsgen.rl.rewarding import in_order
+from rsgen.rl.rollout import Trajectories
 from rsgen.settings import RlTuneConfig
+from rsgen.training.loop import average_gradients
 
-__all__ = ["Credit", "GroupCredit", "credit_of"]
+__all__ = ["Credit", "CriticCredit", "GroupCredit", "credit_of"]
 
 
 class Credit(Protocol):
@@ -74,6 +79,87 @@ class GroupCredit:
         return
 
 
-def credit_of(settings: RlTuneConfig, policy: Policy, shape: EpochShape, seed: int) -> Credit:
+class CriticCredit:
+    """A critic of half-painted images is the baseline: PPO, with one advantage a step.
+
+    Every rank has the same critic: gradients are averaged, statistics are of all rewards.
+    """
+
+    def __init__(self, settings: RlTuneConfig, policy: Policy, seed: int) -> None:
+        self.settings, self.policy, self.seed = settings, policy, seed
+        self.warmup = settings.critic_warmup
+        self.learner = CriticLearner(
+            policy.shape[0],
+            policy.painter.encoding.channels,
+            policy.text_width,
+            rate=settings.critic_lr,
+            seed=item_seed(seed, "rl-tune", "critic") % 2**31,
+            device=policy.device,
+        )
+        self._explained: float | None = None
+
+    def advantages(self, painted: Painted) -> list[Tensor]:
+        settings, rewards = self.settings, painted.rewards.total
+        own = [
+            self.learner.values(self._seen(batch)).reshape(len(batch), -1)
+            for batch in painted.batches
+        ]
+        values = in_order(torch.cat(own), painted.shape.batches, self.policy.accelerator).numpy()
+        spread = np.broadcast_to(rewards[:, None], values.shape)
+        self._explained = explained_variance(spread, values)
+        found = step_advantages(rewards, values, settings.std_floor, settings.advantage_clip)
+        return [torch.from_numpy(rows.astype(np.float32)) for rows in painted.own(found)]
+
+    def learn(self, painted: Painted, check_stop: Callable[[], None]) -> float | None:
+        rewards, settings = painted.rewards.total, self.settings
+        self.learner.meet(torch.from_numpy(rewards))
+        targets = painted.own(rewards)
+        rng = np.random.default_rng(item_seed(self.seed, "rl-tune-critic", str(painted.epoch)))
+        at_once = max(1, painted.shape.batches // settings.updates)
+        parameters = list(self.learner.critic.parameters())
+        for _ in range(settings.updates * settings.critic_updates):
+            chosen = rng.permutation(painted.shape.batches)[:at_once]
+            parts = [self._seen(painted.batches[int(b)]) for b in chosen]
+            rows = [np.repeat(targets[int(b)], len(painted.batches[int(b)].steps)) for b in chosen]
+            self.learner.update(
+                joined(parts),
+                torch.from_numpy(np.concatenate(rows)),
+                lambda: average_gradients(parameters, self.policy.accelerator),
+            )
+            check_stop()
+        return self._explained
+
+    def _seen(self, batch: Trajectories) -> Seen:
+        """Every state of a batch, sample by sample."""
+        text, _, condition = self.policy.inputs(batch.drawn)
+        count = len(batch.steps)
+        timesteps = self.policy.process.timesteps[list(batch.steps)].to(self.policy.device)
+        return Seen(
+            batch.latents[:, :count].flatten(0, 1).float(),
+            timesteps.repeat(len(batch)),
+            pooled_layout(condition).repeat_interleave(count, dim=0),
+            pooled_text(text).repeat_interleave(count, dim=0),
+        )
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {"critic": self.learner.tensors()}
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.learner.load(tensors["critic"])
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Several batches of states as one."""
+    return Seen(
+        torch.cat([p.latents for p in parts]),
+        torch.cat([p.timesteps for p in parts]),
+        torch.cat([p.layout for p in parts]),
+        torch.cat([p.text for p in parts]),
+    )
+
+
+def credit_of(settings: RlTuneConfig, policy: Policy, seed: int) -> Credit:
     """The credit that the algorithm asks for."""
+    if settings.algorithm == "ppo":
+        return CriticCredit(settings, policy, seed)
     return GroupCredit(settings)

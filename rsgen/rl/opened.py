@@ -10,7 +10,7 @@ from rsgen.devices import device_name
 from rsgen.errors import UsageError
 from rsgen.generation.defaults import settled
 from rsgen.job import Job
-from rsgen.judge.model import judge_folder, judge_hash
+from rsgen.judge.model import judge_hash
 from rsgen.models.base import ModelCard, ModelRef, model_folder, model_hash, read_card
 from rsgen.records import ClassTable
 from rsgen.request import InputRef, Plan
@@ -107,9 +107,9 @@ class Opened:
         specs = reward_specs(settings.rewards or (_default_reward(judge),))
         hashes = {"checkpoint": model_hash(checkpoint)}
         if judge:
-            judge_folder(Path(judge), "reward")
-            judge_folder(Path(judge), "evaluation")
-            hashes["judge"] = judge_hash(Path(judge), "reward")
+            hashes["judge A"] = judge_hash(Path(judge), "reward")
+            if settings.gate != "none":
+                hashes["judge B"] = judge_hash(Path(judge), "evaluation")
         device = device_name(job.config.execution.device)
         plan = Plan(
             settings.epochs,

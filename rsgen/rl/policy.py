@@ -54,6 +54,12 @@ class Policy:
         return size
 
     @property
+    def text_width(self) -> int:
+        """E of prompt states [N, L, E]."""
+        with torch.no_grad():
+            return self._text("").shape[-1]
+
+    @property
     def window(self) -> tuple[int, ...]:
         """Steps that draw noise, and are learned from."""
         return self.process.stochastic
