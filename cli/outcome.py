@@ -6,10 +6,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Annotated
+
+import typer
 
 from rsgen.errors import RsgenError, from_os_error
 
-__all__ = ["answered", "exit_code_of"]
+__all__ = ["AsJson", "answered", "ended", "exit_code_of"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 
 
 def exit_code_of(error: Exception, *, as_json: bool, keep: Callable[[str], str | None]) -> int:
@@ -51,3 +56,8 @@ def answered(call: Callable[[], int], *, as_json: bool) -> int:
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit 1
         return exit_code_of(error, as_json=as_json, keep=lambda text: None)
     return code
+
+
+def ended(call: Callable[[], int], *, as_json: bool) -> None:
+    """Leave a command that only looks with its exit code."""
+    raise typer.Exit(answered(call, as_json=as_json))
