@@ -201,9 +201,9 @@ class FilterStage:
 
     def _resolve_thresholds(self) -> Thresholds:
         count = 0 if self._real is None else len(self._real)
-        asked = [rule for rule in self._rules if rule.quantile is not None]
+        asked = [rule for rule in self._rules if rule.of_real]
         if self._settings.rescore == "all":  # the others' scores of real images are shown
-            asked += [r for r in self._rules if r.quantile is None and r.name not in self._novelty]
+            asked += [r for r in self._rules if not r.of_real and r.name not in self._novelty]
         scores: dict[str, dict[str, list[float]]] = {rule.name: {} for rule in asked}
         plain = {r.name: self._scorers[r.name] for r in asked if r.name not in self._novelty}
         failed: set[str] = set()

@@ -41,7 +41,7 @@ __all__ = [
 
 Level = Literal["image", "instance"]
 Policy = Literal["reject", "drop", "difficult", "weight"]
-# A class has a bound of its own where so many real scores lie under it, of so many in all.
+# A class has a bound of its own where so many real scores lie beyond it, of so many in all.
 LEAST_BELOW, LEAST_OF_CLASS = 3, 30
 MEDIAN = 0.5
 FloatArray = npt.NDArray[np.float32]
@@ -97,8 +97,9 @@ def is_thing(instance: Instance) -> bool:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a score must satisfy; None is no bound. `by_class`: `low` of classes with their own.
+    """What a score must satisfy; None is no bound.
 
+    `by_class`, `high_by_class`: `low` and `high` of classes that have their own.
     With `full` it rejects nothing and gives a weight: 0 up to `low`, 1 from `full` on.
     """
 
@@ -107,12 +108,22 @@ class Bound:
     by_class: Mapping[str, float] = field(default_factory=dict)
     full: float | None = None
     full_by_class: Mapping[str, float] = field(default_factory=dict)
+    high_by_class: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def differs(self) -> bool:
+        """Whether some class has a bound of its own."""
+        return bool(self.by_class or self.high_by_class)
 
     def of(self, name: str) -> Bound:
         """The bound of an object of that class, by the class table's name."""
-        if name not in self.by_class:
+        if name not in self.by_class and name not in self.high_by_class:
             return self
-        return Bound(self.by_class[name], self.high, full=self.full_by_class.get(name, self.full))
+        return Bound(
+            self.by_class.get(name, self.low),
+            self.high_by_class.get(name, self.high),
+            full=self.full_by_class.get(name, self.full),
+        )
 
     def passes(self, score: float) -> bool:
         if math.isnan(score) or self.full is not None:
@@ -131,11 +142,14 @@ class Bound:
             return f"weight 0 at {self.low:.4g}, 1 at {self.full:.4g}"
         low = "" if self.low is None else f"min {self.low:.4g}"
         high = "" if self.high is None else f"max {self.high:.4g}"
-        own = ""
-        if self.by_class:
-            least, most = min(self.by_class.values()), max(self.by_class.values())
-            own = f"by class {least:.4g} to {most:.4g}"
-        return ", ".join(part for part in (low, high, own) if part) or "no bound"
+        parts = (low, _range(self.by_class), high, _range(self.high_by_class))
+        return ", ".join(part for part in parts if part) or "no bound"
+
+
+def _range(by_class: Mapping[str, float]) -> str:
+    if not by_class:
+        return ""
+    return f"by class {min(by_class.values()):.4g} to {max(by_class.values()):.4g}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,7 @@ class Rule:
     """A named scorer with a bound: absolute, or a quantile of the scores of real images.
 
     `at_most`: what a quantile may ask for at most, where real images score far over what is good
-    enough.
+    enough. `upper`: the quantile that is the upper bound, of scores of which too much is wrong.
 
     `policy`, of an instance rule: "reject" the image where more than the share `tolerate` of its
     instances fail; "drop" or mark "difficult" the failing ones, and reject only where all fail.
@@ -162,15 +176,17 @@ class Rule:
     policy: Policy = "reject"
     at_most: float | None = None
     full: float | None = None
+    upper: float | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.scorer)
-        if self.min is None and self.max is None and self.quantile is None:
+        if self.min is None and self.max is None and not self.of_real:
             raise UsageError(
                 f"filter rule {self.name!r} has no bound",
-                hint="give it min, max or quantile",
+                hint="give it min, max, quantile or upper",
             )
+        self._check_upper()
         if self.min is not None and self.quantile is not None:
             raise UsageError(
                 f"filter rule {self.name!r} has both min {self.min} and quantile {self.quantile}",
@@ -184,6 +200,21 @@ class Rule:
 
         self._check_weight()
 
+    def _check_upper(self) -> None:
+        if self.upper is None:
+            return
+        if self.max is not None:
+            raise UsageError(
+                f"filter rule {self.name!r} has both max {self.max} and upper {self.upper}",
+                hint="keep one of them: both are upper bounds",
+            )
+        if self.quantile is not None and self.upper <= self.quantile:
+            raise UsageError(
+                f"filter rule {self.name!r} keeps nothing between quantile {self.quantile} and "
+                f"upper {self.upper}",
+                hint="upper is the quantile of the greatest score that passes: 0.99, for instance",
+            )
+
     def _check_weight(self) -> None:
         if self.policy != "weight":
             if self.full is not None:
@@ -192,9 +223,9 @@ class Rule:
                     hint="full says where a weight is 1: add policy: weight, or leave it out",
                 )
             return
-        if self.max is not None or self.tolerate:
+        if self.max is not None or self.upper is not None or self.tolerate:
             raise UsageError(
-                f"filter rule {self.name!r} has policy weight, and max or tolerate",
+                f"filter rule {self.name!r} has policy weight, and max, upper or tolerate",
                 hint="a weight rises with the score from min or quantile on, and rejects nothing: "
                 "leave them out",
             )
@@ -209,6 +240,11 @@ class Rule:
                 f"{self.full_level:g}",
                 hint="full must be above min, or above quantile",
             )
+
+    @property
+    def of_real(self) -> bool:
+        """Whether real images set a bound."""
+        return self.quantile is not None or self.upper is not None
 
     @property
     def low_level(self) -> float:
@@ -233,28 +269,41 @@ class Rule:
                 its quantile has that of all.
         """
         weighs = self.policy == "weight"
-        if self.quantile is None:
+        if not self.of_real:
             return Bound(self.min, self.max, full=self.full if weighs else None)
         scores = {name: _finite(values) for name, values in (real_scores or {}).items()}
         finite = np.concatenate([np.zeros(0), *scores.values()])
         if finite.size == 0:
+            level = self.upper if self.quantile is None else self.quantile
             raise UsageError(
-                f"filter rule {self.name!r}: quantile {self.quantile} needs scores of real "
+                f"filter rule {self.name!r}: quantile {level} needs scores of real "
                 "images, and none applies",
-                hint="give --real RUN with labelled images, or a fixed bound with min",
+                hint="give --real RUN with labelled images, or a fixed bound with min or max",
             )
-        quantile, most = self.quantile, math.inf if self.at_most is None else self.at_most
-        own = {
-            name: min(float(np.quantile(values, quantile)), most)
-            for name, values in sorted(scores.items())
-            if name and len(values) >= LEAST_OF_CLASS and len(values) * quantile >= LEAST_BELOW
-        }
-        low = min(float(np.quantile(finite, quantile)), most)
-        if not weighs:
-            return Bound(low, self.max, own)
-        level = self.full_level
-        full = {name: float(np.quantile(scores[name], level)) for name in own}
-        return Bound(low, None, own, float(np.quantile(finite, level)), full)
+        low, lows = self.min, dict[str, float]()
+        if self.quantile is not None:
+            quantile, most = self.quantile, math.inf if self.at_most is None else self.at_most
+            low = min(float(np.quantile(finite, quantile)), most)
+            lows = {n: min(q, most) for n, q in _of_classes(scores, quantile, quantile).items()}
+        if weighs:
+            level = self.full_level
+            full = {name: float(np.quantile(scores[name], level)) for name in lows}
+            return Bound(low, None, lows, float(np.quantile(finite, level)), full)
+        if self.upper is None:
+            return Bound(low, self.max, lows)
+        highs = _of_classes(scores, self.upper, 1 - self.upper)
+        return Bound(low, float(np.quantile(finite, self.upper)), lows, high_by_class=highs)
+
+
+def _of_classes(
+    scores: Mapping[str, npt.NDArray[np.float64]], quantile: float, outside: float
+) -> dict[str, float]:
+    """A quantile of each class that has enough scores; `outside`: the share beyond it."""
+    return {
+        name: float(np.quantile(values, quantile))
+        for name, values in sorted(scores.items())
+        if name and len(values) >= LEAST_OF_CLASS and len(values) * outside >= LEAST_BELOW
+    }
 
 
 def _finite(values: Sequence[float]) -> npt.NDArray[np.float64]:

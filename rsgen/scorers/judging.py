@@ -246,7 +246,7 @@ def _judge_instances(
         if score is None:
             continue
         applies += 1
-        own = bound.of(name_of(instance.label)) if bound.by_class else bound
+        own = bound.of(name_of(instance.label)) if bound.differs else bound
         if not own.passes(score):
             failing += 1
             reason = f"{rule.name} {score:.4g} ({own}){end}"

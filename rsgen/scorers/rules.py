@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from rsgen.errors import RsgenError
 from rsgen.request import RunInfo
 from rsgen.scorers.base import Rule
 from rsgen.settings import RuleConfig
@@ -114,6 +115,7 @@ def rule_of(settings: RuleConfig) -> Rule:
         settings.policy,
         settings.at_most,
         settings.full,
+        settings.upper,
     )
 
 
@@ -136,4 +138,7 @@ def rules_of(info: RunInfo) -> list[Rule]:
 def _stuff_of(judge: Path) -> tuple[str, ...]:
     from rsgen.scorers.ground import stuff_of
 
-    return stuff_of(judge)
+    try:
+        return stuff_of(judge)
+    except RsgenError:  # gone since: an old run can still be explained; a new one is refused
+        return ()

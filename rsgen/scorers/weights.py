@@ -54,7 +54,7 @@ def weighted(
         for rule in mine:
             if levels[rule.name] == "instance" and rule.name in scores:
                 bound = bounds[rule.name]
-                own = bound.of(name_of(instance.label)) if bound.by_class else bound
+                own = bound.of(name_of(instance.label)) if bound.differs else bound
                 weight = (1.0 if weight is None else weight) * own.weight(scores[rule.name])
         if weight is not None:
             scores[WEIGHT] = rounded(weight)

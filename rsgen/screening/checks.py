@@ -30,7 +30,7 @@ def check_rules(rules: Sequence[Rule], levels: Mapping[str, str], *, real: bool)
             f"{GATE} or {WEIGHT}; got {', '.join(names)}",
             hint="give a second rule of one scorer its own name",
         )
-    quantiles = [rule.name for rule in rules if rule.quantile is not None]
+    quantiles = [rule.name for rule in rules if rule.of_real]
     if quantiles and not real:
         raise UsageError(
             f"filter rules {', '.join(quantiles)} take quantiles of real images, "

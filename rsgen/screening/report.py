@@ -98,7 +98,12 @@ def _report(rules: Sequence[Rule], tally: Tally, frozen: Thresholds) -> dict[str
         rule = named.get(name)
         found["rules"][name] = {
             "scorer": name if rule is None else rule.scorer,
-            "bound": {"min": bound.low, "max": bound.high, "by_class": dict(bound.by_class)},
+            "bound": {
+                "min": bound.low,
+                "max": bound.high,
+                "by_class": dict(bound.by_class),
+                "high_by_class": dict(bound.high_by_class),
+            },
             "policy": "reject" if rule is None else rule.policy,
             "scored": scored,
             "passed": good,
@@ -193,7 +198,7 @@ def _write_page(path: Path, report: Mapping[str, Any], groups: Sequence[Sequence
 
 def _bound_text(bound: Mapping[str, Any]) -> str:
     parts = [f"{k} {bound[k]:.4g}" for k in ("min", "max") if bound[k] is not None]
-    if bound["by_class"]:
+    if bound["by_class"] or bound["high_by_class"]:
         parts.append("by class")
     return ", ".join(parts)
 
@@ -216,7 +221,7 @@ def _bars(shares: Mapping[str, list[float]] | None, bound: Mapping[str, Any]) ->
     for k, share in enumerate(real):
         y = HEIGHT - HEIGHT * share / top
         line += [f"{k * step:.1f},{y:.1f}", f"{(k + 1) * step:.1f},{y:.1f}"]
-    limits = [v for k, v in bound.items() if k != "by_class" and v is not None]
+    limits = [v for k, v in bound.items() if k in ("min", "max") and v is not None]
     return {
         "width": WIDTH,
         "height": HEIGHT,

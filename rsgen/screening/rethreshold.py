@@ -126,7 +126,7 @@ def _old_object_reasons(columns: Columns) -> Reasons:
     return {place: texts for place, texts in kept.items() if texts}
 
 
-def _failing(values: Floats, low: Floats | float | None, high: float | None) -> Bools:
+def _failing(values: Floats, low: Floats | float | None, high: Floats | float | None) -> Bools:
     """Where scores break a bound; NaN passes."""
     failing = np.zeros(len(values), dtype=bool)
     if low is not None:
@@ -143,11 +143,14 @@ def _judge_objects(
     values, labels = columns.object_values(rule.name), columns.label_numbers
     there = ~np.isnan(values)
     owns = [bound] * len(columns.labels)
-    if bound.by_class:
+    if bound.differs:
         for number in np.unique(labels[there]).tolist():
             owns[number] = bound.of(name_of(columns.labels[number]))
     lows = np.array([-math.inf if own.low is None else own.low for own in owns])
-    failing = there & _failing(values, lows[labels] if len(lows) else None, bound.high)
+    highs = np.array([math.inf if own.high is None else own.high for own in owns])
+    if not len(owns):
+        return {}
+    failing = there & _failing(values, lows[labels], highs[labels])
     if not failing.any():
         return {}
     end = "" if rule.policy == "reject" else f"{ARROW}{rule.policy}"

@@ -70,6 +70,7 @@ class Tally:
         self.objects: dict[str, Counter[str]] = {}  # class -> verdicts of its images
         self.sound: Counter[str] = Counter()  # class -> objects of kept images that failed no rule
         self.scores = {name: RuleScores() for name in bounds}
+        self._object_rules = [name for name in bounds if levels.get(name) == "instance"]
         self.names = [IMAGE]
         self._numbers = {IMAGE: 0}
         self.count = 0
@@ -86,17 +87,19 @@ class Tally:
             if self._levels.get(name) == "image" and name in self.scores:
                 self.scores[name].add(score, self.count, 0)
         for instance in sample.layout.instances:
-            if not is_thing(instance):
+            thing = is_thing(instance)
+            scores = {n: s for n, s in instance.scores.items() if n in self._object_rules}
+            if not thing and not scores:
                 continue
             label = self._name_of(instance.label)
-            self.objects.setdefault(label, Counter())[verdict] += 1
             failed = failed_rules(instance) if instance.reasons else []
             self.object_reasons.update(failed)
-            self.sound[label] += sample.verdict == "keep" and not failed
+            if thing:
+                self.objects.setdefault(label, Counter())[verdict] += 1
+                self.sound[label] += sample.verdict == "keep" and not failed
             number = self._number(label)
-            for name, score in instance.scores.items():
-                if self._levels.get(name) == "instance" and name in self.scores:
-                    self.scores[name].add(score, self.count, number)
+            for name, score in scores.items():
+                self.scores[name].add(score, self.count, number)
         self.count += 1
 
     def add_columns(self, columns: Columns) -> None:
@@ -118,25 +121,27 @@ class Tally:
 
     def _add_objects(self, columns: Columns, verdicts: npt.NDArray[np.object_]) -> None:
         things, labels = columns.things, columns.label_numbers
+        values = {name: columns.object_values(name) for name in self._object_rules}
+        counted = np.any([things, *(~np.isnan(found) for found in values.values())], axis=0)
         sound = things & (verdicts[columns.owners] == "keep")
         for place, texts in columns.object_reasons.items():
             words = (first_word(text) for text in texts)
             failed = [word for word in words if word in columns.object_scores[place]]
-            if failed and things[place]:
+            if failed and counted[place]:
                 self.object_reasons.update(failed)
                 sound[place] = False
         numbers = np.zeros(len(columns.labels), dtype=np.int64)
-        seen, first = np.unique(labels[things], return_index=True)
+        seen, first = np.unique(labels[counted], return_index=True)
         for label in seen[np.argsort(first)].tolist():
             name, mine = self._name_of(columns.labels[label]), things & (labels == label)
             numbers[label] = self._number(name)
-            counted = self.objects.setdefault(name, Counter())
-            counted.update(verdicts[columns.owners[mine]].tolist())
-            self.sound[name] += int((sound & mine).sum())
-        owners, of = columns.owners[things] + self.count, numbers[labels[things]]
-        for name, scores in self.scores.items():
-            if self._levels.get(name) == "instance":
-                scores.extend(columns.object_values(name)[things], owners, of)
+            if mine.any():
+                kept = self.objects.setdefault(name, Counter())
+                kept.update(verdicts[columns.owners[mine]].tolist())
+                self.sound[name] += int((sound & mine).sum())
+        owners, of = columns.owners[counted] + self.count, numbers[labels[counted]]
+        for name, found in values.items():
+            self.scores[name].extend(found[counted], owners, of)
 
     def _number(self, label: str) -> int:
         if label not in self._numbers:
@@ -155,13 +160,14 @@ class Tally:
             found[self.names[number]] = (int(mine.sum()), int(good[mine].sum()))
         return found
 
-    def _limits(self, rule: str, classes: npt.NDArray[np.int64]) -> tuple[Floats, float]:
+    def _limits(self, rule: str, classes: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         bound = self.bounds[rule]
         if bound.full is not None:  # gives weights, and rejects nothing
-            return np.full(len(classes), -np.inf), np.inf
-        own = [bound.of(name).low for name in self.names]
-        lows = np.array([-np.inf if low is None else low for low in own])
-        return lows[classes], np.inf if bound.high is None else bound.high
+            return np.full(len(classes), -np.inf), np.full(len(classes), np.inf)
+        own = [bound.of(name) for name in self.names]
+        lows = np.array([-np.inf if o.low is None else o.low for o in own])
+        highs = np.array([np.inf if o.high is None else o.high for o in own])
+        return lows[classes], highs[classes]
 
     def margins(self) -> tuple[Floats, npt.NDArray[np.int64]]:
         """How far each image is from being rejected, float64 [images], and by how many rules it is.
@@ -194,13 +200,13 @@ def _of_images(
     return places, np.where(allowed >= counts, np.inf, deciding)
 
 
-def _margin(values: Floats, low: Floats, high: float) -> Floats:
+def _margin(values: Floats, low: Floats, high: Floats) -> Floats:
     ordered = np.sort(values)
 
-    def below(limit: Floats | float) -> Floats:
+    def below(limit: Floats) -> Floats:
         return np.searchsorted(ordered, limit, side="left") / len(ordered)
 
-    def up_to(limit: Floats | float) -> Floats:
+    def up_to(limit: Floats) -> Floats:
         return np.searchsorted(ordered, limit, side="right") / len(ordered)
 
     over = np.where(values >= low, up_to(values) - below(low), below(values) - below(low))

@@ -42,6 +42,8 @@ class Thresholds:
             rows[name] = {"min": bound.low, "max": bound.high}
             if bound.by_class:
                 rows[name]["by_class"] = dict(bound.by_class)
+            if bound.high_by_class:
+                rows[name]["high_by_class"] = dict(bound.high_by_class)
             if bound.full is not None:
                 rows[name]["full"] = bound.full
                 rows[name]["full_by_class"] = dict(bound.full_by_class)
@@ -57,7 +59,8 @@ class Thresholds:
     def from_json(cls, row: Mapping[str, Any]) -> Thresholds:
         bounds = {
             name: Bound(
-                b["min"], b["max"], b.get("by_class", {}), b.get("full"), b.get("full_by_class", {})
+                *(b["min"], b["max"], b.get("by_class", {})),
+                *(b.get("full"), b.get("full_by_class", {}), b.get("high_by_class", {})),
             )
             for name, b in row["rules"].items()
         }

@@ -55,7 +55,7 @@ def weigh_columns(
 def _object_weights(columns: Columns, rule: str, bound: Bound, name_of: NameOf) -> Floats:
     values, labels = columns.object_values(rule), columns.label_numbers
     owns = [bound] * len(columns.labels)
-    if bound.by_class:
+    if bound.differs:
         for number in np.unique(labels[~np.isnan(values)]).tolist():
             owns[number] = bound.of(name_of(columns.labels[number]))
     ends = np.array([[own.low, own.full] for own in owns], dtype=np.float64).reshape(-1, 2)

@@ -93,6 +93,7 @@ class RuleConfig(Section):
     at_most: float | None = Field(
         None, description="greatest lower bound that the quantile may set"
     )
+    upper: Rate | None = Field(None, description="greatest score, as a quantile over --real")
     tolerate: Rate = Field(
         0.0, description="share of an image's objects that may fail before the image fails"
     )

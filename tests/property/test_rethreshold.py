@@ -82,6 +82,7 @@ bound = st.builds(
     st.none() | score,
     st.none() | score,
     st.dictionaries(st.sampled_from(CLASSES.names[:3]), score, max_size=2),
+    high_by_class=st.dictionaries(st.sampled_from(CLASSES.names[:3]), score, max_size=2),
 )
 policy = st.sampled_from(["reject", "drop", "difficult"])
 object_rules = st.builds(

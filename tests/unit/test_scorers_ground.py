@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from rsgen.errors import UsageError
 from rsgen.geometry import Box
 from rsgen.mask import Mask
 from rsgen.records import ClassTable, Instance, Layout, ObjectClass, Sample
-from rsgen.scorers.base import make_scorer
+from rsgen.scorers.base import Bound, Rule, make_scorer
 from rsgen.scorers.ground import class_ious
 from rsgen.scorers.rules import default_rules
+from rsgen.screening.tally import Tally
 from tests.build_judge import save_judges, small_judge
 
 SIDE = 32
@@ -168,3 +170,14 @@ def test_the_ground_is_judged_where_it_is_a_label(
 ) -> None:
     rules = default_rules(real=real, checkpoint=False, judge=True, stuff=stuff, task=task)
     assert ("stuff-areas" in [rule.scorer for rule in rules]) is there
+
+
+def test_the_report_counts_the_ground() -> None:
+    """Catches a rule of stuff that the report says scored nothing: it counts objects alone."""
+    water = replace(area("water", *HALF), scores={"stuff-areas": 0.5, "contrast": 9.0})
+    item = Sample("s", Layout(SIDE, SIDE, (water, area("road", *HALF), plane(1, 1, 9, 9))))
+    levels = {"stuff-areas": "instance"}
+    tally = Tally([Rule("stuff-areas", min=0.6)], {"stuff-areas": Bound(0.6)}, levels, str)
+    tally.add(replace(item, verdict="drop"))
+    assert tally.passed("stuff-areas") == {"water": (1, 0)}
+    assert list(tally.objects) == ["plane"], "ground is no object"
