@@ -45,6 +45,7 @@ __all__ = [
 LEAST_GROUP = 8
 EXAMPLES, EXAMPLE_GROUPS = 16, 8
 KEPT_GROUPS = 2
+LEGIBLE = 6  # names on a small picture
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def draw_composites(composites: Composites, path: Path) -> Path | None:
             draw_layout(base.image, base.layout, labels=False),
             draw_layout(donor.image, donor.layout, labels=False),
             one.image,
-            draw_layout(one.image, one.layout),
+            draw_layout(one.image, one.layout, labels=len(one.layout.instances) <= LEGIBLE),
         ]
         titles += [f"base {base.source}", f"donor {donor.source}", "composite", "its labels"]
     return contact_sheet(tiles, path, titles=titles, columns=8) if tiles else None

@@ -28,12 +28,16 @@ class Tally:
 
     def __init__(self, classes: ClassTable, composed: bool) -> None:
         self.classes, self.composed = classes, composed
+        count = 2 + 2 * len(classes.classes) + len(REASONS)
+        self._new = torch.zeros(count, dtype=torch.float64)
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: what was drawn to time a step is not learned from."""
-        count = len(self.classes.classes)
-        self._new = torch.zeros(2 + 2 * count + len(REASONS), dtype=torch.float64)
+        """Begin anew: what was drawn to time a step is not learned from.
+
+        Pairs stay: the group that was made for it is kept, and its composites are learned from.
+        """
+        self._new[: -len(REASONS)] = 0
         self._all = torch.zeros_like(self._new)
         self._first: int | None = None
 
