@@ -81,9 +81,10 @@ def read_layers(configs: Sequence[str]) -> list[dict[str, Any]]:
 
 
 class StageEntry(Section):
-    """One stage of a pipeline file."""
+    """One stage of a pipeline file; one that is not enabled stands for its first input."""
 
     command: str
+    enabled: bool = True
     inputs: dict[str, str | list[str]] = Field(default_factory=dict)
     config: dict[str, Any] = Field(default_factory=dict)
     execution: dict[str, Any] = Field(default_factory=dict)
@@ -123,6 +124,7 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
     if not isinstance(stages, dict) or not stages:
         raise UsageError(f"{path}: a pipeline needs a mapping `stages:`")
     problems, entries = [], {}
+    passed: dict[str, str] = {}  # stage that is switched off -> what it stands for
     for name, row in stages.items():
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name)):
             problems.append(f"stages.{name}: a name is letters, digits, '-', '_' and '.'")
@@ -136,12 +138,16 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
             near = near_name(entry.command, {*BUILT_IN["stages"], *BUILT_IN["programs"]})
             guess = f"; did you mean {near!r}?" if near else ""
             problems.append(f"stages.{name}: unknown command {entry.command!r}{guess}")
+        entry = entry.model_copy(update={"inputs": _passed_on(entry, passed)})
         problems += [
             f"stages.{name}.inputs.{key}: no earlier stage and no path {value!r}"
             for key, value in input_items(entry)
             if not (value in entries or Path(value).exists() or is_model_name(key, Path(value)))
         ]
-        entries[str(name)] = entry
+        if entry.enabled:
+            entries[str(name)] = entry
+        else:
+            passed[str(name)] = next((value for _, value in input_items(entry)), str(name))
     if problems:
         raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
     for asked in (job.first, job.last):
@@ -156,6 +162,16 @@ def read_pipeline(job: PipelineJob) -> Pipeline:
     if job.first and job.last and order.index(job.first) > order.index(job.last):
         raise UsageError(f"--from {job.first} comes after --until {job.last}")
     return Pipeline(entries, (data, *read_layers(job.layers)))
+
+
+def _passed_on(entry: StageEntry, passed: Mapping[str, str]) -> dict[str, str | list[str]]:
+    """A stage's inputs, with what stands for stages that are switched off."""
+    return {
+        key: passed.get(value, value)
+        if isinstance(value, str)
+        else [passed.get(v, v) for v in value]
+        for key, value in entry.inputs.items()
+    }
 
 
 def _refuse_stage_keys(job: PipelineJob, entries: Mapping[str, StageEntry]) -> None:

@@ -41,6 +41,7 @@ def factory_yaml(request: Request, found: Findings, advice: Advice) -> str:
         _masks(request, found, advice),
         *([_pool(found)] if found.things else []),
         _model(found, advice),
+        *([_tuned()] if found.things else []),
         _images(found, advice),
         _kept(found),
         _set(found, advice),
@@ -198,11 +199,24 @@ def _model(found: Findings, advice: Advice) -> str:
     return text + _notes(hub, "      ")
 
 
+def _tuned() -> str:
+    """Two stages that are switched off: `images` then takes what `model` made."""
+    text = _line("  judges:", "detectors of your images: A rewards and filters, B measures")
+    text += _line("    enabled: false", "true, and in tuned below, to learn from rewards too")
+    text += "    command: train-judge\n    inputs: {run: masks}\n"
+    text += _line("  tuned:", "the model learns from its own images what judge A finds in them")
+    text += _line("    enabled: false", "off, it stands for `model`; on, look at its page.html")
+    text += "    command: rl-tune\n"
+    text += "    inputs: {checkpoint: model, pool: pool, real: masks, judge: judges}\n"
+    text += "    config:\n"
+    return text + _line("      epochs: 20", "exit 7 where judge B does not find it better")
+
+
 def _images(found: Findings, advice: Advice) -> str:
     layouts = "new layouts from the pool" if found.things else "the layouts of your own images"
     text = _line("  images:", f"{layouts}, painted: contact_sheet.png")
-    source = "pool: pool" if found.things else "layouts: masks"
-    text += f"    command: generate\n    inputs: {{checkpoint: model, {source}}}\n    config:\n"
+    source = "tuned, pool: pool" if found.things else "model, layouts: masks"
+    text += f"    command: generate\n    inputs: {{checkpoint: {source}}}\n    config:\n"
     if found.things:
         text += _line(f"      count: {advice.count}", "a larger one adds to what is there")
     else:

@@ -15,6 +15,9 @@ REDUCED = [
     "-s", "train.max_steps=3",
     "-s", "generate.count=12",
     "-s", "generate.steps=6",
+    "-s", "rl_tune.epochs=1",
+    "-s", "rl_tune.steps=5",
+    "-s", "rl_tune.held_layouts=2",
 ]  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
