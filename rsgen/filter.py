@@ -44,7 +44,7 @@ from rsgen.screening.checks import (
 from rsgen.screening.finish import finish_filter
 from rsgen.screening.promise import GATE, Promise, gate
 from rsgen.screening.promising import make_promise
-from rsgen.screening.quotas import objects_of, within_quotas
+from rsgen.screening.quotas import Quotas, objects_of, within_quotas
 from rsgen.screening.rethreshold import Rethreshold, judge_columns
 from rsgen.screening.thresholds import THRESHOLDS, Thresholds, score_quantiles
 from rsgen.store import SampleRun, open_samples, part_path, read_part
@@ -169,7 +169,7 @@ class FilterStage:
             self._run,
             self._info.out,
             () if plan is None else plan.shards,
-            self._quotas(),
+            self._quotas,
             lambda columns: judge_columns(columns, rules, bounds, levels, self._name),
             self._name,
         )
@@ -312,7 +312,7 @@ class FilterStage:
             return self._columns.shard(shard, control)
         scored = self._judged(shard.start, shard.stop, control)
         samples = [item.sample for item in scored]
-        if self._settings.quotas:
+        if self._quotas:
             samples = self._within_quotas(samples, self._kept_before(shard.start, control))
         counts = Counter(f"{sample.verdict}" for sample in samples)
         return ShardOutput(
@@ -368,7 +368,7 @@ class FilterStage:
     # ------------------------------------------------------------ quotas
 
     def _kept_before(self, start: int, control: Control) -> Counter[str]:
-        """Objects kept by class in all earlier shards; those not done yet are judged here."""
+        """What quotas count in all earlier shards; those not done yet are judged here."""
         used: Counter[str] = Counter()
         for index, (a, b) in enumerate(self._shards_before(start)):
             if index not in self._kept:
@@ -379,16 +379,19 @@ class FilterStage:
                     judged = [item.sample for item in self._judged(a, b, None)]
                     samples = self._within_quotas(judged, Counter(used))
                     control.check()
-                counted = [objects_of(s, self._name) for s in samples if s.verdict == "keep"]
+                kept = [sample for sample in samples if sample.verdict == "keep"]
+                counted = (objects_of(sample, self._name, self._quotas) for sample in kept)
                 self._kept[index] = sum(counted, Counter())
             used.update(self._kept[index])
         return used
 
     def _within_quotas(self, samples: list[Sample], used: Counter[str]) -> list[Sample]:
-        return within_quotas(samples, used, self._quotas(), self._name)
+        return within_quotas(samples, used, self._quotas, self._name)
 
-    def _quotas(self) -> dict[str, int]:
-        return {self._name(k): v for k, v in self._settings.quotas.items()}
+    @cached_property
+    def _quotas(self) -> Quotas:
+        classes = {self._name(k): v for k, v in self._settings.quotas.items()}
+        return Quotas(classes, self._settings.mask_quota)
 
     # ------------------------------------------------------------ the end
 

@@ -107,9 +107,9 @@ def check_promise(info: RunInfo, run: SampleRun) -> None:
             hint="filter first, then: rsgen filter OUT --rescore none "
             "--min-label-precision 0.95 --out NEW",
         )
-    if settings.quotas:
+    if settings.quotas or settings.mask_quota is not None:
         raise UsageError(
-            "--min-label-precision and filter.quotas in one run: what a quota leaves was not "
+            "--min-label-precision and quotas in one run: what a quota leaves was not "
             "what the precision is about",
             hint="give the quotas to the run before",
         )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COUNTED",
     "NAMES",
+    "ORIGIN",
     "Columns",
     "Floats",
     "Reasons",
@@ -38,6 +39,7 @@ COUNTED = (
     *("verdict", *NAMES),
     *(f"{_OBJECT}{name}" for name in ("label", "box", "quad", "iscrowd", "reasons")),
 )
+ORIGIN = f"{_OBJECT}origin"
 Reasons = dict[int, list[str]]  # by position, where there are any
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -118,6 +120,13 @@ class Columns:
     def label_numbers(self) -> Ints:
         """The position in `labels` of each object's label, [M]."""
         return self._coded_labels[0]
+
+    def origins(self, places: Ints) -> list[str]:
+        """Where the masks of some objects are from; the column is not among `COUNTED`."""
+        import pyarrow as pa
+
+        taken = self.objects.field("origin").take(pa.array(places))
+        return [str(origin) for origin in taken.to_pylist()]
 
     @cached_property
     def things(self) -> Bools:

@@ -20,6 +20,7 @@ from rsgen.screening.audit import NameOf
 from rsgen.screening.checks import failed_rule
 from rsgen.screening.columns import (
     COUNTED,
+    ORIGIN,
     Bools,
     Columns,
     Floats,
@@ -28,6 +29,7 @@ from rsgen.screening.columns import (
     first_word,
     with_verdicts,
 )
+from rsgen.screening.quotas import FROM_POOL, Quotas
 from rsgen.screening.weighing import weigh_columns
 from rsgen.store import SampleRun, part_path, read_part
 
@@ -179,7 +181,7 @@ class Rethreshold:
         run: SampleRun,
         out: Path,
         shards: Sequence[tuple[int, int]],
-        quotas: Mapping[str, int],
+        quotas: Quotas,
         judge: Callable[[Columns], Judged],
         name_of: NameOf,
     ) -> None:
@@ -214,10 +216,10 @@ class Rethreshold:
             if earlier not in self._kept:
                 path = part_path(self._out, earlier)
                 if path.is_file():
-                    done = Columns(read_part(path, COUNTED))
+                    done = Columns(read_part(path, (*COUNTED, ORIGIN)))
                     kept = np.array([verdict == "keep" for verdict in done.verdicts], dtype=bool)
-                    found = done.class_counts(self._quotas, kept, self._name_of)
-                    self._kept[earlier] = Counter({n: int(v.sum()) for n, v in found.items()})
+                    rows = _counted(done, kept, self._quotas, self._name_of)
+                    self._kept[earlier] = sum(rows.values(), Counter())
                 else:
                     self._judged(earlier, control)
                     control.check()
@@ -226,22 +228,30 @@ class Rethreshold:
 
 
 def within_quotas_by_columns(
-    columns: Columns,
-    judged: Judged,
-    used: Counter[str],
-    quotas: Mapping[str, int],
-    name_of: NameOf,
+    columns: Columns, judged: Judged, used: Counter[str], quotas: Quotas, name_of: NameOf
 ) -> None:
     """As `within_quotas`: drop, in order, what a quota has no room for; `used` counts up."""
-    found = columns.class_counts(quotas, judged.kept, name_of)
-    names = sorted(found)
-    table = np.stack([np.zeros(len(columns), np.int64), *(found[n] for n in names)], axis=1)[:, 1:]
-    for row in np.flatnonzero(table.any(axis=1)).tolist():
-        adds = dict(zip(names, table[row].tolist(), strict=True))
-        over = [name for name, n in adds.items() if n and used[name] + n > quotas[name]]
+    for row, adds in sorted(_counted(columns, judged.kept, quotas, name_of).items()):
+        over = quotas.over(adds, used)
         if over:
             judged.verdicts[row] = "drop"
-            texts = [f"{QUOTA} {name} (max {quotas[name]})" for name in over]
-            judged.reasons.setdefault(row, []).extend(texts)
+            judged.reasons.setdefault(row, []).extend(over)
         else:
             used.update(adds)
+
+
+def _counted(
+    columns: Columns, of: Bools, quotas: Quotas, name_of: NameOf
+) -> dict[int, Counter[str]]:
+    """As `objects_of`, by row of the samples `of` [N]; rows with nothing to count are left out."""
+    found: dict[int, Counter[str]] = {}
+    for name, counts in columns.class_counts(quotas.classes, of, name_of).items():
+        for row in np.flatnonzero(counts).tolist():
+            found.setdefault(row, Counter())[name] = int(counts[row])
+    if quotas.mask is not None:
+        places = np.flatnonzero(columns.things & of[columns.owners])
+        origins = columns.origins(places)
+        for row, origin in zip(columns.owners[places].tolist(), origins, strict=True):
+            if origin.startswith(FROM_POOL):
+                found.setdefault(row, Counter())[origin] += 1
+    return found

@@ -124,6 +124,9 @@ class FilterConfig(Section):
         default_factory=dict,
         description="most objects by class; an image that would exceed one is dropped",
     )
+    mask_quota: int | None = Field(
+        None, ge=1, description="most kept objects that one mask of the pool may have given"
+    )
     real_sample: int = Field(
         1000, ge=1, description="most real images scored for quantile bounds (a fair draw)"
     )

@@ -23,7 +23,7 @@ from rsgen.scorers.base import Bound, Rule
 from rsgen.scorers.judging import FAILED, Scored, judge, without_verdict
 from rsgen.screening.checks import failed_rule
 from rsgen.screening.columns import Columns
-from rsgen.screening.quotas import within_quotas
+from rsgen.screening.quotas import Quotas, within_quotas
 from rsgen.screening.rethreshold import judge_columns, within_quotas_by_columns
 from rsgen.screening.tally import Tally
 from rsgen.store import open_samples
@@ -59,6 +59,7 @@ things = st.builds(
     scores=scores,
     reasons=reasons,
     iscrowd=st.booleans(),
+    origin=st.sampled_from(["annotation", "pool:a", "pool:b"]),
 )
 boxed = st.builds(
     Instance, LABELS, st.just(Box(1, 2, 5, 9)), scores=scores, reasons=st.just(()) | reasons
@@ -127,10 +128,14 @@ def bytes_of(table: pa.Table) -> bytes:
 @QUICK
 @given(
     st.lists(filtered, max_size=6), rules, st.data(),
-    st.dictionaries(st.sampled_from(["plane", "ship"]), st.integers(0, 4)),
+    st.builds(
+        Quotas,
+        st.dictionaries(st.sampled_from(["plane", "ship"]), st.integers(0, 4)),
+        st.none() | st.integers(1, 2),
+    ),
 )  # fmt: skip
 def test_columns_say_what_samples_say(
-    samples: list[Sample], chosen: list[Rule], data: st.DataObject, quotas: dict[str, int]
+    samples: list[Sample], chosen: list[Rule], data: st.DataObject, quotas: Quotas
 ) -> None:
     """Catches a bound, policy, class or older reason that one of the two ways reads differently."""
     bounds = {r.name: data.draw(weighing if r.policy == "weight" else bound) for r in chosen}
