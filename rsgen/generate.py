@@ -113,6 +113,19 @@ class GenerateStage:
             return self._card.sensor_noise
         return SensorNoise.of_level(wanted) if wanted else None
 
+    def _check_steps(self) -> None:
+        settings = self._settings
+        if settings.eta and settings.scheduler != "ddim":
+            raise UsageError(
+                f"generate.eta {settings.eta:g}: the steps of {settings.scheduler} take no noise",
+                hint="use --scheduler ddim, or eta 0",
+            )
+        if settings.window[0] > settings.window[1]:
+            raise UsageError(
+                f"generate.window {settings.window}: the first share is the larger one",
+                hint="write -s 'generate.window=[0, 0.2]' for the first fifth of the steps",
+            )
+
     @cached_property
     def _size(self) -> int:
         size = self._settings.size or self._card.image_size
@@ -147,6 +160,7 @@ class GenerateStage:
 
     def count(self) -> int:
         _ = self._noise  # what cannot be done is said before any work
+        self._check_steps()
         return len(self._selection[0])
 
     def classes(self) -> ClassTable:

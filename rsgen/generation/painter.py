@@ -108,7 +108,10 @@ class Painter:
                         text_guidance,
                         layout_guidance,
                         settings.control_scale,
+                        eta=settings.eta,
+                        window=settings.window,
                     ),
+                    seeds=seeds,
                     on_branches=count,
                 )
         except (RuntimeError, MemoryError) as error:

@@ -46,6 +46,12 @@ class GenerateConfig(Section):
         "ddim", description="diffusion sampler"
     )
     steps: int = Field(20, ge=1, le=1000, description="denoising steps")
+    eta: Rate = Field(
+        0.0, description="noise in ddim's steps, 0 to 1 (as rl_tune.eta, for a tuned checkpoint)"
+    )
+    window: tuple[Rate, Rate] = Field(
+        (0.0, 1.0), description="share of the steps that eta is for: [0, 0.2] is the first fifth"
+    )
     # layout_guidance 1 is what diffusers' pipeline does.
     text_guidance: float | None = Field(
         None,

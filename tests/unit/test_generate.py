@@ -355,6 +355,19 @@ def test_noise_of_a_camera_is_the_items_own(generate: Generate, tmp_path: Path) 
     assert (added[0] != added[1]).any()
 
 
+def test_noise_in_the_steps_is_the_items_own(generate: Generate, tmp_path: Path) -> None:
+    """As a tuned checkpoint is painted. Catches noise of a batch, which a resume would change."""
+    keys = {"generate.count": 5, "execution.batch_size": 5}
+    noisy = {**keys, "generate.eta": 1.0, "generate.window": (0.0, 0.2)}
+    plain = _records(generate("plain", "pool", **keys))
+    one = _records(generate("one", "pool", **noisy))
+    other = _records(generate("other", "pool", **{**noisy, "execution.batch_size": 2}))
+    for a, b, c in zip(plain, one, other, strict=True):
+        pixels = _pixels(tmp_path / "one", b)
+        assert abs(pixels - _pixels(tmp_path / "other", c)).max() <= 1
+        assert abs(pixels - _pixels(tmp_path / "plain", a)).max() > 1
+
+
 def test_noise_as_in_training_needs_a_card_that_says_it(
     generate: Generate, place: Place, tmp_path: Path
 ) -> None:
@@ -483,6 +496,15 @@ def test_a_bare_controlnet_runs_on_a_base_with_stated_classes(
             {"pool": "pool"}, {"generate.per_class": {"zebra": 3}}, "zebra", id="unknown quota"
         ),
         pytest.param({"pool": "pool"}, {"generate.templates": ["x"]}, "template", id="template"),
+        pytest.param(
+            {"pool": "pool"},
+            {"generate.eta": 1.0, "generate.scheduler": "unipc"},
+            "generate.eta 1: the steps of unipc",
+            id="eta of another scheduler",
+        ),
+        pytest.param(
+            {"pool": "pool"}, {"generate.window": (0.5, 0.2)}, "generate.window", id="window"
+        ),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused_before_it_starts(
