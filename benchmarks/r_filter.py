@@ -88,11 +88,14 @@ class Ground:
     @cached_property
     def judge(self) -> Path:
         options = self.options
-        run = scenes(options.work, 900, 600, 256) if self.given is None else self.whole
-        return judges(
-            options.work, self.name, options.judges, run, options.judge_steps, options.threads,
-            "reward",
-        )  # fmt: skip
+        if self.given is not None:
+            run = self.whole
+        elif options.judges is not None:
+            run = self.folder
+        else:
+            run = scenes(options.work, 900, 600, 256)
+        how = (options.judges, run, options.judge_steps, options.threads, "reward")
+        return judges(options.work, self.name, *how)
 
     @cached_property
     def whole(self) -> Path:
