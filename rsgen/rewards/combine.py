@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from rsgen.errors import DataError, UsageError
+from rsgen.errors import DataError, SetupError, UsageError
 from rsgen.registry import names, resolve
 from rsgen.rewards.base import (
     Bools,
@@ -115,6 +115,11 @@ def _kind(spec: RewardSpec) -> RewardKind:
             hint=f"did you mean {near[0]!r}?" if near else None,
         )
     kind = resolve("rewards", spec.reward)
+    if not dataclasses.is_dataclass(kind):
+        raise SetupError(
+            f"the plug-in {spec.reward!r} of rewards is no dataclass of its options",
+            hint="update or remove the package that provides it",
+        )
     known = [f.name for f in dataclasses.fields(kind) if f.init]
     for key in spec.options:
         if key not in known:
@@ -265,7 +270,7 @@ class Rewards:
         self._calls = int(np.asarray(state["calls"])[0])
 
     def close(self) -> None:
-        """End worker processes."""
+        """Let each reward end what it started."""
         for _, reward in self._parts:
             reward.close()
 

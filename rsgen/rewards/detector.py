@@ -24,6 +24,7 @@ from rsgen.scorers.looking import Eyes, asked_things, open_eyes, other_outlines
 __all__ = ["DetectorReward", "Sight", "assign", "see"]
 
 COLUMNS = ("iou", "confidence", "found", "extra")
+OBJECTS = "objects"
 SAME = 0.5  # a detection on an object that is not asked about, or in a crowd, is no extra one
 
 
@@ -91,18 +92,26 @@ class DetectorReward:
             classes = None if reference.kind == "judge" else setup.classes
             found.append(open_eyes(reference, classes, setup.device, self.time_limit_s))
         columns = [n for k in range(len(found)) for n in _names(k, len(found))]
-        return PerImage("detector", partial(self._look, found), columns, absent="without objects")
+        return PerImage(
+            "detector",
+            partial(self._look, found),
+            [*columns, OBJECTS],
+            absent="without objects",
+            objects=OBJECTS,
+        )
 
     def _look(self, every: Sequence[Eyes], made: Made) -> dict[str, Floats]:
         columns: dict[str, Floats] = {}
-        values = []
+        values, objects = [], []
         for number, eyes in enumerate(every):
             rows = zip(eyes.look(made.images)[0], made.samples, strict=True)
             sights = [see(found, sample.layout, eyes, self) for found, sample in rows]
             values.append(np.array([sight.value(self) for sight in sights]))
+            objects.append(np.array([float(sight.objects) for sight in sights]))
             for column, name in zip(COLUMNS, _names(number, len(every)), strict=True):
                 columns[name] = np.array([getattr(sight, column) for sight in sights])
         join = np.mean if self.join == "mean" else np.min
+        columns[OBJECTS] = np.max(np.stack(objects), axis=0)
         return {VALUE: np.asarray(join(np.stack(values), axis=0)), **columns}
 
 

@@ -23,7 +23,8 @@ class PerImage:
 
     look: `Made` without broken images -> columns float64 [N], the value among them; a value of
     NaN does not apply, and counts 0. An image that it fails at counts 0, and is counted: it is
-    tried one by one where a batch fails.
+    tried one by one where a batch fails. `absent`: what images are counted as that the value does
+    not apply to, or whose column `objects` is 0.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class PerImage:
         columns: Sequence[str] = (),
         *,
         absent: str = "not applicable",
+        objects: str | None = None,
         notes: Sequence[str] = (),
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self._name, self._look, self._columns = name, look, (VALUE, *columns)
-        self._absent, self._notes, self._close = absent, tuple(notes), close
+        self._absent, self._objects = absent, objects
+        self._notes, self._close = tuple(notes), close
         self._first_failure = ""
 
     @property
@@ -97,7 +100,8 @@ class PerImage:
             name: np.where(looked, seen[name], np.nan) for name in self._columns if name != VALUE
         }
         value = np.where(looked, seen[VALUE], np.nan)
-        noted = {"failed": failed, self._absent: looked & np.isnan(value)}
+        absent = np.isnan(value) if self._objects is None else seen[self._objects] == 0
+        noted = {"failed": failed, self._absent: looked & absent}
         return Rated(np.nan_to_num(value, nan=0.0), terms, noted)
 
     def state_dict(self) -> State:

@@ -192,6 +192,7 @@ def test_images_are_seen_one_by_one_and_broken_ones_count_nothing() -> None:
     assert alone.total == pytest.approx(batch.total[3:])
     empty = rewards(Made.of([picture()], samples(1)), epoch=0)
     assert empty.total.tolist() == [0] and empty.means()["detector"] == 0
+    assert empty.counts == {"broken": 0, "detector/without objects": 1}
 
 
 @pytest.mark.parametrize(("join", "value"), [("mean", (1.9 - 0.3) / 2), ("min", -0.3)])
