@@ -43,6 +43,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "earthsynth-180k": "rsgen.formats.earthsynth:FORMAT",
         "imagefolder": "rsgen.formats.imagefolder:FORMAT",
         "webdataset": "rsgen.formats.webdataset:FORMAT",
+        "class-list": "rsgen.formats.class_list:FORMAT",
         "voc": "rsgen.formats.voc:FORMAT",
         "dior-r": "rsgen.formats.dior_r:FORMAT",
         "rolabelimg": "rsgen.formats.rolabelimg:FORMAT",
@@ -107,7 +108,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
 # Of formats, so that help can tell without loading them.
 ONE_WAY: dict[str, frozenset[str]] = {
     "read": frozenset({"hrsc2016", "rolabelimg"}),
-    "written": frozenset({"webdataset"}),
+    "written": frozenset({"webdataset", "class-list"}),
 }
 Use = Literal["read", "written"]
 

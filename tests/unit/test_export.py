@@ -47,6 +47,7 @@ FORMATS = [
     "earthsynth-180k",
     "imagefolder",
     "webdataset",
+    "class-list",
 ]
 # Stuff (water) is for these alone; imagefolder keeps a class an image.
 OBJECTS_AND_STUFF = {"jsonl": 4, "masks": 4, "earthsynth-180k": 4, "imagefolder": 0}
