@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from rsgen.devices import memory_error
 from rsgen.job import Job
 from rsgen.models.stable_diffusion import silence_libraries
 from rsgen.reporting import RunSummary
@@ -52,6 +53,12 @@ def rl_tune(job: Job) -> RunSummary:
         session = Session.start(opened, run.info.plan or plan, run.path / "state" / "rewards")
         try:
             return _tune(session, run)
+        except (RuntimeError, MemoryError) as error:
+            lack = memory_error(error)
+            if lack is None:
+                raise
+            lack.hint = "begin anew with a smaller --batch-size: memory goes with it"
+            raise lack from error
         finally:
             session.rewards.close()
 

@@ -24,6 +24,7 @@ from rsgen.rl.epoch import EpochShape, Experience, Painted, paint_epoch
 from rsgen.rl.layouts import TuningLayouts
 from rsgen.rl.objective import adapted_beta
 from rsgen.rl.policy import Policy
+from rsgen.rl.pool import pool_tensors, pooled
 from rsgen.rl.safety import Alarm, EpochFacts, Limits, Watch
 from rsgen.rl.selection import Held, Look
 from rsgen.rl.update import Updater, UpdateStats
@@ -63,9 +64,21 @@ class Outcome:
 
 def limits_of(settings: RlTuneConfig, numbers: int) -> Limits:
     """The safety limits for latents of so many numbers."""
-    # the mean of every step has moved by half of what the step draws
-    wide = numbers * 0.5 * 0.5**2
-    return Limits(settings.patience, settings.kl_max or wide)
+    most = settings.kl_max
+    return Limits(settings.patience, moved_nats(0.5, numbers) if most == "auto" else most)
+
+
+def target_of(settings: RlTuneConfig, numbers: int) -> float | None:
+    """The divergence that beta adapts to, in nats a step; None where beta stays."""
+    asked = settings.kl_target
+    if asked == "none":
+        return None
+    return moved_nats(0.1, numbers) if asked == "auto" else asked
+
+
+def moved_nats(share: float, numbers: int) -> float:
+    """Divergence of a step whose mean has moved by a share of what it draws, everywhere."""
+    return numbers * 0.5 * share**2
 
 
 @dataclass
@@ -153,7 +166,8 @@ class Tuner:
         progress.epoch = number
         means = stats.means(self.accelerator)
         if "kl" in means:
-            progress.beta = adapted_beta(progress.beta, means["kl"], settings.kl_target)
+            target = target_of(settings, math.prod(self.policy.shape))
+            progress.beta = adapted_beta(progress.beta, means["kl"], target)
         look = self._look(number) if self._due(number) else None
         row = self._row(painted, means, stats, look, explained)
         progress.rows.append(row)
@@ -287,7 +301,7 @@ class Tuner:
     # ------------------------------------------------------------ the state
 
     def _save(self) -> None:
-        pool = [_pool_tensors(e, self.shape, self.accelerator) for e in self.pool]
+        pool = [pool_tensors(e, self.shape, self.accelerator) for e in self.pool]
         if self.accelerator.is_main_process:
             parameters = self.learner.parameters()
             tensors: dict[str, Mapping[str, Tensor]] = {
@@ -335,7 +349,8 @@ class Tuner:
         if saved.counters["loss scale"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.counters["loss scale"])
         for epoch in saved.counters["pool"]:
-            self.pool = [_pooled(epoch, saved.tensors["pool"], self)]
+            stored = saved.tensors["pool"]
+            self.pool = [pooled(epoch, stored, self.shape, self.layouts, self.policy.device)]
         self._set_rate()
 
 
@@ -360,41 +375,3 @@ def write_metrics(path: Path, rows: Sequence[Row]) -> None:
     known = [{k: None if v != v else v for k, v in row.items()} for row in rows]
     text = "".join(json.dumps(row) + "\n" for row in known)
     replace_bytes(path, text.encode("utf-8"))
-
-
-# ---------------------------------------------------------------- the pool on disk
-
-
-def _pool_tensors(experience: Experience, shape: EpochShape, accelerator: Any) -> dict[str, Tensor]:
-    """Trajectories of all ranks, in the order that one rank would have them."""
-    from rsgen.rl.rewarding import in_order
-
-    def joined(parts: Sequence[Tensor]) -> Tensor:
-        return in_order(torch.cat([p.cpu() for p in parts]), shape.batches, accelerator)
-
-    batches = experience.batches
-    numbers = [torch.tensor([d.number for d in b.drawn]) for b in batches]
-    return {
-        "numbers": joined(numbers),
-        "latents": joined([b.latents for b in batches]),
-        "means": joined([b.means for b in batches]),
-        "log_probs": joined([b.log_probs for b in batches]),
-        "advantages": joined(experience.advantages),
-        "steps": torch.tensor(batches[0].steps),
-    }
-
-
-def _pooled(epoch: int, tensors: Mapping[str, Tensor], tuner: Tuner) -> Experience:
-    from rsgen.rl.rollout import Trajectories
-
-    batches, advantages = [], []
-    for number in range(tuner.shape.batches):
-        rows = list(tuner.shape.own(number))
-        own = {n: t[rows].to(tuner.policy.device) for n, t in tensors.items() if n != "steps"}
-        drawn = tuple(tuner.layouts.named(int(n)) for n in own["numbers"])
-        steps = tuple(tensors["steps"].tolist())
-        batches.append(
-            Trajectories(drawn, steps, own["latents"], own["means"], own["log_probs"], epoch)
-        )
-        advantages.append(own["advantages"])
-    return Experience(epoch, tuple(batches), tuple(advantages))

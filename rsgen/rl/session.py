@@ -23,11 +23,13 @@ from rsgen.rl.estimate import Estimate, estimate
 from rsgen.rl.opened import Opened
 from rsgen.rl.policy import Policy
 from rsgen.rl.selection import Held
+from rsgen.training.plan import SMALL_UNET
 from rsgen.training.setup import make_accelerator, place_weights
 
 __all__ = ["Session"]
 
 LORA_LR, FULL_LR = 3e-4, 1e-5
+SMALL_FACTOR = 3.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Session:
         lr = settings.lr
         if lr == "auto":
             lr = FULL_LR if settings.learn == "full" else LORA_LR
+            if sum(p.numel() for p in model.unet.parameters()) < SMALL_UNET:
+                lr *= SMALL_FACTOR
         rewards = open_rewards(opened.specs, opened.setup(cache), settings.control)
         return cls(opened, plan, model, policy, learner, rewards, shape, DTYPES[storage], lr)
 

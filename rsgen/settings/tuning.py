@@ -39,7 +39,9 @@ class RlTuneConfig(Section):
     )
     lora_rank: int = Field(16, ge=1, description="rank of LoRA layers")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        "auto", description="learning rate (auto: 3e-4 for LoRA, 1e-5 for full)"
+        "auto",
+        description="learning rate (auto: 3e-4 for LoRA, 1e-5 for full, three times that where "
+        "the UNet is small)",
     )
     layouts: int = Field(32, ge=1, description="layouts an epoch")
     samples: int = Field(8, ge=1, description="images a layout (a group)")
@@ -82,13 +84,15 @@ class RlTuneConfig(Section):
         description="importance ratio: centred, as it is, or normalised (GRPO-Guard's RatioNorm)",
     )
     beta: float = Field(0.01, ge=0, description="weight of the KL divergence from the start")
-    kl_target: float | None = Field(
-        None,
-        gt=0,
-        description="KL from the start in nats a step that beta adapts to (default: beta stays)",
+    kl_target: Annotated[float, Field(gt=0)] | Literal["auto", "none"] = Field(
+        "auto",
+        description="KL from the start, in nats a step, that beta adapts to (auto: a tenth of what "
+        "a step draws; none: beta stays)",
     )
-    kl_max: float | None = Field(
-        None, gt=0, description="KL from the start in nats a step that ends the run (default: off)"
+    kl_max: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description="KL from the start, in nats a step, that ends the run (auto: half of what a "
+        "step draws)",
     )
     step_nats: float | None = Field(
         None,
