@@ -120,7 +120,7 @@ def test_a_pipeline_s_config_as_json_is_one_object_by_stage(cli_here: Cli) -> No
         ("extract-masks", "--tile", "N|auto|none"),
         ("extract-masks", "--backend", "known: box, classical"),
         ("extract-masks", "--format", "known: coco, d"),
-        ("export", "--format", "known: coco, d"),
+        ("export", "--format", "known: class-list, coco, d"),
         ("train", "--lr", "X|auto"),
         ("scenes", "--if-locked", "[fail|skip|wait]"),
         ("scenes", "--count", "N"),
