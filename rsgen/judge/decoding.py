@@ -118,7 +118,8 @@ def _together(
     values = said[:, row, column]
     values[0] += dx  # a centre as the peak's cell would say it
     values[1] += dy
-    return (values * weight).sum(dim=2)
+    mean: Tensor = (values * weight).sum(dim=2)
+    return mean
 
 
 def _corners(
