@@ -252,7 +252,8 @@ def _scheduler(config: Mapping[str, Any]) -> Any:
             "the model's scheduler thresholds predicted images, which is for pixels, not latents",
             hint="set thresholding to false in scheduler/scheduler_config.json",
         )
-    return DDIMScheduler.from_config(own, clip_sample=False)
+    ddim: Any = DDIMScheduler
+    return ddim.from_config(own, clip_sample=False)
 
 
 def _grid(scheduler: Any, steps: int) -> Tensor:

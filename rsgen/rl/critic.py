@@ -123,8 +123,9 @@ class CriticLearner:
     @torch.no_grad()
     def values(self, seen: Seen, batch_size: int = 256) -> Tensor:
         """float64 [M] on the CPU, in reward units."""
-        every = torch.arange(len(seen), device=seen.latents.device).split(batch_size)
-        found = torch.cat([self.critic(seen.rows(rows)) for rows in every])
+        every = torch.arange(len(seen), device=seen.latents.device)
+        starts = range(0, len(seen), batch_size)
+        found = torch.cat([self.critic(seen.rows(every[k : k + batch_size])) for k in starts])
         return found.double().cpu() * self.std + self.mean
 
     def meet(self, rewards: Tensor) -> None:
@@ -157,7 +158,7 @@ class CriticLearner:
         targets = ((rewards.double() - self.mean) / self.std).float()
         self.optimizer.zero_grad()
         loss = functional.huber_loss(self.critic(seen), targets.to(seen.latents.device))
-        loss.backward()
+        torch.autograd.backward(loss)
         before_step()
         nn.utils.clip_grad_norm_(self.critic.parameters(), 1.0)
         self.optimizer.step()

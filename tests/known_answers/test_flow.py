@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,14 @@ def velocity(x: Tensor, sigma: float, mean: float = MEAN, spread: float = SPREAD
     return sigma * away - (mean + (1 - sigma) * spread**2 * away)
 
 
+def published(steps: int) -> Any:
+    """Stable Diffusion 3's scheduler."""
+    kind: Any = FlowMatchEulerDiscreteScheduler
+    scheduler = kind(shift=3.0)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
 def levels(steps: int) -> list[float]:
     return [*np.linspace(1.0, 1e-3, steps).tolist(), 0.0]
 
@@ -44,8 +53,7 @@ def levels(steps: int) -> list[float]:
 @pytest.mark.parametrize("rule", FLOW_RULES)
 def test_without_noise_every_rule_is_the_euler_step_of_diffusers(rule: str, steps: int) -> None:
     """On Stable Diffusion 3's own levels, the last step included."""
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    scheduler.set_timesteps(steps)
+    scheduler = published(steps)
     x, v = random(2, 4, 3, 3), random(2, 4, 3, 3, seed=1)
     sigmas = scheduler.sigmas.tolist()
     assert len(sigmas) == steps + 1
@@ -120,9 +128,7 @@ def test_moments_of_gaussian_data(rule: str, spreads: tuple[float, ...]) -> None
 
 def test_an_early_window_leaves_no_noise_on_the_image() -> None:
     """Stable Diffusion 3's levels end at .0089: noise in all steps stays visible in flow_sde."""
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    scheduler.set_timesteps(10)
-    grid = scheduler.sigmas.tolist()
+    grid = published(10).sigmas.tolist()
     assert moments("flow_sde", grid, 0.02)[1] > 0.15
     assert moments("flow_sde", grid, 0.02, until=2)[1] == pytest.approx(0.009, abs=0.002)
     assert moments("ddim_eta", grid, 0.02)[1] == pytest.approx(0.008, abs=0.002)
@@ -135,7 +141,8 @@ def mixture_velocity(x: Tensor, sigma: float) -> Tensor:
     """E[eps - x0 | x] for 0.3 N(-1, .2^2) + 0.7 N(1, .2^2)."""
     spread = math.sqrt((0.2 * (1 - sigma)) ** 2 + sigma**2)
     parts = [(0.3, -1.0), (0.7, 1.0)]
-    likely = [Normal((1 - sigma) * m, spread).log_prob(x) + math.log(w) for w, m in parts]
+    normal: Any = Normal
+    likely = [normal((1 - sigma) * m, spread).log_prob(x) + math.log(w) for w, m in parts]
     shares = torch.softmax(torch.stack(likely), dim=0)
     each = torch.stack([velocity(x, sigma, mean, 0.2) for _, mean in parts])
     return (shares * each).sum(dim=0)
@@ -191,7 +198,7 @@ def test_noise_that_is_recovered_has_unit_variance_and_the_density_is_normal(rul
     drawn = step.sample(random(64, 4, 8, 8, seed=2))
     noise = (drawn - step.mean) / step.std
     assert float(noise.square().mean()) == pytest.approx(1, abs=0.03)
-    normal = Normal(step.mean, step.std)
+    normal: Any = Normal(step.mean, step.std)
     torch.testing.assert_close(step.log_prob(drawn), normal.log_prob(drawn).mean(dim=(1, 2, 3)))
     other = flow_transition(x, v + 0.1, 0.7, 0.6, rule)
     whole = kl_divergence(normal, Normal(other.mean, other.std)).mean(dim=(1, 2, 3))

@@ -67,7 +67,8 @@ def diffusers_step(
 
 
 def ddim_of_diffusers(config: dict[str, Any], steps: int, *, wide: bool) -> Any:
-    scheduler = DDIMScheduler.from_config(config, clip_sample=False)
+    kind: Any = DDIMScheduler
+    scheduler = kind.from_config(config, clip_sample=False)
     scheduler.set_timesteps(steps)
     if wide:  # 1 - abar - std^2 cancels in float32, which alone moves a mean by 5e-5
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
@@ -120,7 +121,8 @@ def test_the_ddpm_posterior_is_that_of_diffusers(
     """Catches another variance, and noise in the last step."""
     config, steps = SCHEDULES[schedule]
     config = {**config, "prediction_type": kind}
-    scheduler = DDPMScheduler.from_config(config, clip_sample=False)
+    ddpm: Any = DDPMScheduler
+    scheduler = ddpm.from_config(config, clip_sample=False)
     scheduler.set_timesteps(steps)
     process = Process.from_config(config, steps, Rule("ddpm"))
     assert torch.equal(process.timesteps, scheduler.timesteps)
@@ -295,14 +297,15 @@ def test_log_prob_is_the_mean_of_torch_normal_and_its_gradient_is_right() -> Non
     x, prediction = random(*SHAPE), random(*SHAPE, seed=1)
     following = random(*SHAPE, seed=2).requires_grad_()
     step = process.transition(x, prediction, 3)
-    expected = Normal(step.mean, step.std).log_prob(following).flatten(1).mean(dim=1)
+    normal: Any = Normal(step.mean, step.std)
+    expected = normal.log_prob(following).flatten(1).mean(dim=1)
     torch.testing.assert_close(step.log_prob(following), expected, atol=1e-10, rtol=0)
 
     def score(value: Tensor) -> Tensor:
         return process.transition(x, value, 3).log_prob(following.detach())
 
     assert torch.autograd.gradcheck(score, prediction.requires_grad_())
-    process.transition(x, prediction, 3).log_prob(following).sum().backward()
+    torch.autograd.backward(process.transition(x, prediction, 3).log_prob(following).sum())
     assert following.grad is None
 
 

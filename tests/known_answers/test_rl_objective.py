@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def predicted(x: Tensor, i: int, theta: Tensor) -> Tensor:
     """E[eps | x_t] for that data."""
     abar = float(CHAIN.signal[i])
     variance = abar * SPREAD**2 + 1 - abar
-    return (1 - abar) ** 0.5 * (x - abar**0.5 * theta) / variance
+    return math.sqrt(1 - abar) * (x - math.sqrt(abar) * theta) / variance
 
 
 def expected_return(theta: float) -> float:
@@ -106,7 +107,7 @@ def gradient(rollout: tuple[list[Tensor], Tensor], clip: float | None) -> float:
             ratio = ratio_of(now, old.mean, following, old_log_prob)
             losses = surrogate(ratio, advantages, clip)
         total = total + losses.mean()
-    total.backward()
+    torch.autograd.backward(total)
     assert theta.grad is not None
     return float(-theta.grad)
 
@@ -146,7 +147,7 @@ def test_reward_against_kl_settles_where_their_gradients_meet() -> None:
         ratio = ratio_of(now, old.mean, actions, old.log_prob(actions))
         losses = surrogate(ratio, rewards - rewards.mean(), 0.2)
         optimizer.zero_grad()
-        (losses + beta * now.kl(start)).mean().backward()
+        torch.autograd.backward((losses + beta * now.kl(start)).mean())
         optimizer.step()
     assert float(theta.detach()) == pytest.approx(c * s**2 / beta, rel=0.05)
 
@@ -170,7 +171,7 @@ def test_clip_table(advantage: int, ratio: float, loss: float, slope: float) -> 
     rho = torch.tensor([ratio], dtype=torch.float64, requires_grad=True)
     gain = torch.tensor([float(advantage)], dtype=torch.float64)
     found = surrogate(rho, gain, 0.1)
-    found.sum().backward()
+    torch.autograd.backward(found.sum())
     assert rho.grad is not None
     assert float(found.detach()) == pytest.approx(loss)
     assert float(rho.grad) == pytest.approx(slope)
