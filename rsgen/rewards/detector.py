@@ -46,7 +46,7 @@ class DetectorReward:
         the mean counts, or the least (join).
     confidence: weight of the confidence of a match beside its IoU.
     overlap: least IoU of a match. least: detections under it are not seen. sure: from which
-        confidence on an extra one is punished.
+        confidence on an extra one is punished: no higher than `least`, or a weak judge sees none.
     """
 
     detectors: Sequence[str] = (JUDGE,)
@@ -55,7 +55,7 @@ class DetectorReward:
     extra: float = 0.5
     overlap: float = 0.2
     least: float = 0.1
-    sure: float = 0.25
+    sure: float = 0.1
     time_limit_s: float = 60.0
 
     def __post_init__(self) -> None:

@@ -262,7 +262,8 @@ def _means(values: Floats, rows: npt.NDArray[np.intp], count: int) -> Floats:
     known = np.isfinite(values)
     sums = np.bincount(rows[known], weights=values[known], minlength=count)
     numbers = np.bincount(rows[known], minlength=count)
-    return np.divide(sums, numbers, out=np.full(count, np.nan), where=numbers > 0)
+    found: Floats = np.divide(sums, numbers, out=np.full(count, np.nan), where=numbers > 0)
+    return found
 
 
 def _within(

@@ -127,7 +127,7 @@ def _made(
             names += own
         if pictures:
             rows = encoder.features(pictures)
-            good = np.isfinite(rows).all(axis=1)
+            good = np.asarray(np.isfinite(rows).all(axis=1))
             features.append(rows[good])
             labels += [name for name, ok in zip(names, good, strict=True) if ok]
     count = len(labels)

@@ -124,8 +124,10 @@ class Spread:
         every = np.concatenate([self.bank.points, points])
         names = np.concatenate([self.bank.labels, labels])
         found = PointRatings(
-            np.zeros(len(points)),
-            *(np.full(len(points), np.nan) for _ in range(3)),
+            value=np.zeros(len(points)),
+            diversity=np.full(len(points), np.nan),
+            divergence=np.full(len(points), np.nan),
+            capped=np.full(len(points), np.nan),
             warm=np.zeros(len(points), dtype=bool),
             matched=np.zeros(len(points), dtype=bool),
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 
+from rsgen.rewards.base import Floats
 from rsgen.rewards.neighbours import FLOOR, divergence, entropy, log_kth, usual_log_kth
 from rsgen.rewards.spread import Spread
 
 
-def normal(count: int, *, mean: float = 0.0, std: float = 1.0, d: int = 2, seed: int = 0):
+def normal(count: int, *, mean: float = 0.0, std: float = 1.0, d: int = 2, seed: int = 0) -> Floats:
     return np.random.default_rng(seed).normal(mean, std, (count, d))
 
 
@@ -21,7 +24,7 @@ def normal(count: int, *, mean: float = 0.0, std: float = 1.0, d: int = 2, seed:
         pytest.param({}, 0.0, id="the same"),
     ],
 )
-def test_divergence_of_gaussians(points: dict[str, float], known: float) -> None:
+def test_divergence_of_gaussians(points: dict[str, Any], known: float) -> None:
     """Catches n and m swapped, the wrong neighbour left out, or a missing log(m / (n - 1))."""
     found = [
         divergence(normal(1000, seed=s, **points), normal(2000, seed=s + 50), 5) for s in range(3)
@@ -63,7 +66,9 @@ def test_the_usual_distance_is_that_of_as_many_real_points() -> None:
     assert log_kth(points, points, 1, np.arange(1600)).min() > np.log(FLOOR) - 1e-9
 
 
-def spread_of_follower(omega: float, cap: str, start: float) -> tuple[float, float]:
+def spread_of_follower(
+    omega: float, cap: Literal["real", "none"], start: float
+) -> tuple[float, float]:
     """Variance and mean that a Gaussian generator in the plane ends with; real: N(0, 1).
 
     Its gradient is that of the score function with whitened rewards, 256 samples a step.
@@ -93,7 +98,7 @@ def spread_of_follower(omega: float, cap: str, start: float) -> tuple[float, flo
     ],
 )
 def test_where_a_generator_ends(
-    omega: float, cap: str, start: float, low: float, high: float
+    omega: float, cap: Literal["real", "none"], start: float, low: float, high: float
 ) -> None:
     """Catches a reward of batches (the mean is never learned), and escape to far from all data."""
     variance, away = spread_of_follower(omega, cap, start)

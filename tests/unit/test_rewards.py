@@ -275,9 +275,13 @@ def real_images(count: int = 30) -> RealImages:
 def test_without_a_filter_run_real_images_set_the_bounds(tmp_path: Path) -> None:
     """They are scored once: the second opening reads them from the cache."""
     counted: list[int] = []
-    real = real_images()
-    view = real.view
-    real = replace(real, view=lambda number: counted.append(number) or view(number))
+    view = real_images().view
+
+    def looked(number: int) -> tuple[Pixels, Layout]:
+        counted.append(number)
+        return view(number)
+
+    real = replace(real_images(), view=looked)
     setup = RewardSetup(CLASSES, real=real, cache=tmp_path)
     specs = [RewardSpec("filter", options={"sample": 20})]
     check_rewards(specs, setup)

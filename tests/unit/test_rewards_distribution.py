@@ -165,8 +165,12 @@ def made(start: int, count: int, spread: float = 1.0) -> Made:
 def test_real_features_are_made_once(tmp_path: Path) -> None:
     """The file is named by what it rests on; a damaged one is made again."""
     counted: list[int] = []
-    real = replace(REAL, view=lambda number: counted.append(number) or view(number))
-    seen = replace(setup(tmp_path), real=real)
+
+    def looked(number: int) -> tuple[Pixels, Layout]:
+        counted.append(number)
+        return view(number)
+
+    seen = replace(setup(tmp_path), real=replace(REAL, view=looked))
     open_rewards(specs(), seen)
     (path,) = (tmp_path / "cache").iterdir()
     assert len(counted) == 40
