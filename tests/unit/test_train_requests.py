@@ -214,43 +214,69 @@ def test_two_ranks_speak_once_and_have_the_losses_of_one(
     assert losses[1] == pytest.approx(losses[0], rel=1e-4), one
 
 
-STOPPING = """
+TOGETHER = """
 import os, sys
 from pathlib import Path
 from accelerate import Accelerator
 from rsgen.errors import Stopped
 from rsgen.reporting import NullReporter
-from rsgen.training.loop import LoopSettings, fit
+from rsgen.training import loop
 from rsgen.training.session import leave_ranks
-from tests.unit.test_train_loop import DEFAULTS, Toy
+from tests.unit.test_train_loop import Toy, Twofold
+from tests.unit.test_train_requests import STOPPED, TWOFOLD
 
+accelerator, out = Accelerator(cpu=True), Path(sys.argv[1])
 calls = 0
+
 def check_stop():
     global calls
     calls += 1
     if os.environ["RANK"] == "1" and calls == 3:
         raise Stopped("its own clock")
 
-out = Path(sys.argv[1])
 try:
-    fit(Toy(), LoopSettings(**DEFAULTS), Accelerator(cpu=True), out, NullReporter(), check_stop)
+    loop.fit(Toy(), STOPPED, accelerator, out / "stopped", NullReporter(), check_stop)
 except Stopped:
     (out / ("stopped-" + os.environ["RANK"])).write_text(str(calls))
+loop.BUCKET = 40  # several messages a step
+loop.fit(Twofold(0.0), TWOFOLD, accelerator, out / "two", NullReporter(), lambda: None)
 leave_ranks()
 """
+STOPPED = loop.LoopSettings(**DEFAULTS)
+TWOFOLD = loop.LoopSettings(**{**DEFAULTS, "accumulate": 2, "warmup_steps": 0})
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks left of a fit that one of them stopped, and of one with several losses."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "together.py"
+    script.write_text(TOGETHER, encoding="utf-8")
+    done = torchrun(script, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 @ranks
 @pytest.mark.loopback
-def test_a_stop_of_one_rank_ends_all_after_the_same_step(tmp_path: Path) -> None:
+def test_a_stop_of_one_rank_ends_all_after_the_same_step(two_ranks: Path) -> None:
     """Catches a rank that leaves while the others wait for it until they are killed."""
-    script = tmp_path / "stopping.py"
-    script.write_text(STOPPING, encoding="utf-8")
-    out = tmp_path / "state"
-    done = torchrun(script, out)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [(out / f"stopped-{rank}").read_text() for rank in (0, 1)] == ["3", "3"]
-    assert (out / "step-00000003").is_dir()
+    assert [(two_ranks / f"stopped-{rank}").read_text() for rank in (0, 1)] == ["3", "3"]
+    assert (two_ranks / "stopped" / "step-00000003").is_dir()
+
+
+@ranks
+@pytest.mark.loopback
+def test_two_ranks_share_the_gradients_of_several_losses(tmp_path: Path, two_ranks: Path) -> None:
+    """Catches ranks that drift apart where no wrapper averages gradients for them."""
+    alone = Twofold(0.0)
+    loop.fit(alone, TWOFOLD, Accelerator(cpu=True), tmp_path / "one", NullReporter(), lambda: None)
+    states = [folder / "step-00000009" for folder in (tmp_path / "one", two_ranks / "two")]
+    one, two = (load_file(state / "weights.safetensors") for state in states)
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+    one, two = (load_file(state / "history.safetensors") for state in states)
+    torch.testing.assert_close(two["loss"], one["loss"], rtol=1e-5, atol=0)
 
 
 def test_every_rank_tells_of_a_missed_gate(
@@ -261,40 +287,3 @@ def test_every_rank_tells_of_a_missed_gate(
     monkeypatch.setattr(loop, "_step", lambda *a: (float("nan"), False))
     summary = train(job(tmp_path / "out", run, base))
     assert (summary.status, summary.exit_code) == ("gate-missed", GateMissed.exit_code)
-
-
-SEVERAL = """
-import sys
-from pathlib import Path
-from accelerate import Accelerator
-from rsgen.reporting import NullReporter
-from rsgen.training import loop
-from rsgen.training.session import leave_ranks
-from tests.unit.test_train_loop import DEFAULTS, Twofold
-
-accelerator = Accelerator(cpu=True)
-loop.BUCKET = 40  # several messages a step
-settings = loop.LoopSettings(**{**DEFAULTS, "accumulate": 2, "warmup_steps": 0})
-objective = Twofold(0.0)
-loop.fit(objective, settings, accelerator, Path(sys.argv[1]), NullReporter(), lambda: None)
-leave_ranks()
-"""
-
-
-@ranks
-@pytest.mark.loopback
-def test_two_ranks_share_the_gradients_of_several_losses(tmp_path: Path) -> None:
-    """Catches ranks that drift apart where no wrapper averages gradients for them."""
-    script = tmp_path / "several.py"
-    script.write_text(SEVERAL, encoding="utf-8")
-    done = torchrun(script, tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
-    settings = loop.LoopSettings(**{**DEFAULTS, "accumulate": 2, "warmup_steps": 0})
-    alone = Twofold(0.0)
-    loop.fit(alone, settings, Accelerator(cpu=True), tmp_path / "one", NullReporter(), lambda: None)
-    states = [tmp_path / name / "step-00000009" for name in ("one", "two")]
-    one, two = (load_file(state / "weights.safetensors") for state in states)
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
-    one, two = (load_file(state / "history.safetensors") for state in states)
-    torch.testing.assert_close(two["loss"], one["loss"], rtol=1e-5, atol=0)
