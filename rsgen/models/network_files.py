@@ -81,7 +81,9 @@ def open_layout_branch(folder: Path, dtype: torch.dtype) -> Any:
 def _renamed(folder: Path, weights: Path) -> tuple[Any, list[str]]:
     """The network of a folder's config.json with weights of any name; what they lack."""
     try:
-        network = ControlNetModel.from_config(json.loads((folder / "config.json").read_text()))
+        network = ControlNetModel.from_config(  # type: ignore[no-untyped-call]
+            json.loads((folder / "config.json").read_text())
+        )
         found = network.load_state_dict(load_file(weights), strict=False)
         if found.unexpected_keys:
             raise ValueError(f"unknown tensor {found.unexpected_keys[0]}")
