@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -96,15 +96,15 @@ class Focus:
     def _one(self, image: Pixels) -> float:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
         slopes = [cv2.Sobel(grey, cv2.CV_32F, *way, ksize=1) / 2 for way in ((1, 0), (0, 1))]
-        bends = self._windows(cv2.Laplacian(grey, cv2.CV_32F) ** 2)
-        steep = self._windows(slopes[0] ** 2 + slopes[1] ** 2)
+        bends = self._windows(np.square(cv2.Laplacian(grey, cv2.CV_32F)))
+        steep = self._windows(np.square(slopes[0]) + np.square(slopes[1]))
         ratios = bends / (steep + self.floor**2)
         structured = steep > self.floor**2
         if np.count_nonzero(structured) >= LEAST_WINDOWS:
             ratios = ratios[structured]
         return float(np.sqrt(np.quantile(ratios, self.sharpest) / 2))
 
-    def _windows(self, energy: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _windows(self, energy: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Means over windows that overlap by half, float32 [windows]."""
         side = max(1, min(self.window_px, *energy.shape))
         middles = slice(side // 2, None, max(1, side // 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 
 from rsgen.errors import UsageError
-from rsgen.images import Pixels
-from rsgen.scenes import SCENE_TYPES, render_scene
+from rsgen.execution import Job, run_stage
+from rsgen.images import Pixels, write_png
+from rsgen.records import Sample
+from rsgen.scenes import SCENE_CLASSES, SCENE_TYPES, render_scene
 from rsgen.scorers.base import Bound, Rule
 from rsgen.scorers.judging import score_samples
 from rsgen.scorers.pixels import Focus
 from rsgen.scorers.rules import default_rules, rule_of
 from rsgen.settings import RuleConfig
-from tests.build import sample
+from rsgen.store import open_samples, read_failures
+from tests.build import config, sample, sample_run
 
 
 def blurred(image: Pixels, sigma: float) -> Pixels:
@@ -131,3 +135,48 @@ def test_every_task_asks_for_focus(task: Any, real: bool) -> None:
                if r.scorer == "focus"]  # fmt: skip
     bound = rule.bound({"": [2.0, 2.5]} if real else None)
     assert 0.7 <= (bound.low or 0) <= 0.9
+
+
+# ---------------------------------------------------------------- a filter run
+
+
+RULES = [
+    {"scorer": "focus", "min": 0.7},
+    {"scorer": "aspect", "max": 30.0},
+    {"scorer": "object-size", "min": 0.5},
+    {"scorer": "foreground", "max": 1.0},
+    {"scorer": "object-count", "max": 1000.0},
+]
+
+
+def test_a_run_of_rules_whatever_the_parts_and_one_broken_image(tmp_path: Path) -> None:
+    """Catches scores that depend on parts or batches, and an unreadable image that is kept,
+    dropped or stops the run."""
+    made = [render_scene(k, 64 if k % 3 else 96) for k in range(9)]
+    rows = []
+    for k, (pixels, layout) in enumerate(made):
+        name = f"images/{k}.png"
+        image = blurred(pixels, 2) if k == 4 else pixels
+        digest = write_png(tmp_path / "run" / name, image)
+        rows.append(Sample(f"{k}", layout, name, sha256=digest, split="train"))
+    run = sample_run(
+        tmp_path / "run", rows, command="generate", images=False, classes=SCENE_CLASSES
+    ).path
+    (run / "images/7.png").write_bytes(b"no image")
+    found = {}
+    for size, batch in ((64, 16), (2, 3)):
+        out = tmp_path / f"kept-{size}"
+        keys: dict[str, Any] = {
+            "filter.rules": RULES,
+            "execution.shard_size": size,
+            "execution.batch_size": batch,
+            "execution.max_failure_rate": 0.5,
+        }
+        run_stage(Job("filter", config(**keys), out, {"run": [run]}))
+        found[size] = list(open_samples(out))
+        (failure,) = read_failures(out)
+        assert failure.item == "7"
+    assert found[64] == found[2]
+    assert [f"{s.verdict}"[0] for s in found[64]] == list("kkkkdkkuk")
+    assert found[64][4].reasons[0].startswith("focus")
+    assert not found[64][7].scores
