@@ -114,7 +114,7 @@ def _kind(spec: RewardSpec) -> RewardKind:
             f"{', '.join(scorers)}",
             hint=f"did you mean {near[0]!r}?" if near else None,
         )
-    kind = resolve("rewards", spec.reward)
+    kind: Any = resolve("rewards", spec.reward)
     if not dataclasses.is_dataclass(kind):
         raise SetupError(
             f"the plug-in {spec.reward!r} of rewards is no dataclass of its options",
@@ -129,7 +129,8 @@ def _kind(spec: RewardSpec) -> RewardKind:
                 f"{', '.join(known) or 'none'}",
                 hint=f"did you mean {near[0]!r}?" if near else None,
             )
-    return cast(RewardKind, kind(**spec.options))
+    make: Any = kind  # the check above leaves an instance's type
+    return cast(RewardKind, make(**spec.options))
 
 
 def check_rewards(specs: Sequence[RewardSpec], setup: RewardSetup) -> None:
