@@ -40,6 +40,7 @@ from cells import Cell, add_options, add_set_options, call, given_sets, run_cell
 from faults import FAULTS, faulty_run, planted_object
 from sets import judges, labelled, scenes, windows, write_run
 
+from rsgen.errors import UsageError
 from rsgen.judge.model import load_judge
 from rsgen.registry import resolve
 from rsgen.scorers.base import Bound, Rule
@@ -59,8 +60,19 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def preset(task: Task) -> list[Rule]:
-    """The rules of a task with real images and a judge."""
-    return default_rules(real=True, checkpoint=False, judge=True, task=task)
+    """The rules of a task with real images and a judge.
+
+    Raises:
+        UsageError: one has an upper bound: only lower ones are set here.
+    """
+    rules = default_rules(real=True, checkpoint=False, judge=True, task=task)
+    for rule in rules:
+        if rule.max is not None or rule.upper is not None:
+            raise UsageError(
+                f"rule {rule.name} of preset {task} has an upper bound",
+                hint="teach _bounds and deciding_scores to cut off great scores too",
+            )
+    return rules
 
 
 def every_rule() -> list[Rule]:

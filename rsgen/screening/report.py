@@ -103,6 +103,7 @@ def _report(rules: Sequence[Rule], tally: Tally, frozen: Thresholds) -> dict[str
                 "max": bound.high,
                 "by_class": dict(bound.by_class),
                 "high_by_class": dict(bound.high_by_class),
+                **({} if bound.full is None else {"full": bound.full}),
             },
             "policy": "reject" if rule is None else rule.policy,
             "scored": scored,
@@ -198,6 +199,8 @@ def _write_page(path: Path, report: Mapping[str, Any], groups: Sequence[Sequence
 
 def _bound_text(bound: Mapping[str, Any]) -> str:
     parts = [f"{k} {bound[k]:.4g}" for k in ("min", "max") if bound[k] is not None]
+    if "full" in bound:
+        parts = [f"weight 0 at {bound['min']:.4g}, 1 at {bound['full']:.4g}"]
     if bound["by_class"] or bound["high_by_class"]:
         parts.append("by class")
     return ", ".join(parts)

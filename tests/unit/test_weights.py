@@ -120,8 +120,10 @@ def test_equal_ends_are_a_step() -> None:
         pytest.param({"min": 0.1}, "and no full", id="no upper end"),
         pytest.param({"min": 0.1, "full": 0.1}, "0 at 0.1 and 1 at 0.1", id="no room"),
         pytest.param({"quantile": 0.6}, "0 at 0.6 and 1 at 0.5", id="over the median"),
-        pytest.param({"min": 0.1, "full": 1, "max": 2}, "max or tolerate", id="max"),
-        pytest.param({"min": 0, "full": 1, "tolerate": 0.5}, "max or tolerate", id="tolerate"),
+        pytest.param({"min": 0.1, "full": 1, "max": 2}, "policy weight, and max", id="max"),
+        pytest.param(
+            {"min": 0, "full": 1, "tolerate": 0.5}, "policy weight, and max", id="tolerate"
+        ),
         pytest.param({"min": 0, "full": 1, "policy": "reject"}, "policy reject", id="only full"),
     ],
 )
@@ -162,6 +164,16 @@ def test_the_run_keeps_weights_and_makes_them_anew(weighed: Path) -> None:
         half = min(old.scores["integrity"], 2) / 2
         assert old.scores["weight"] == pytest.approx(half * was.scores["weight"], rel=1e-5)
         assert new.scores["weight"] == now.scores["weight"]
+
+
+def test_the_report_says_where_weights_begin_and_end(weighed: Path) -> None:
+    """Catches a page that shows the lower end of a weight as a bound that rejects."""
+    report = json.loads((weighed / "old" / "report.json").read_text(encoding="utf-8"))
+    rule = report["rules"]["contrast"]
+    assert (rule["bound"]["min"], rule["bound"]["full"]) == (0.0, 30.0)
+    assert rule["passed"] == rule["scored"] == 3 and rule["policy"] == "weight"
+    page = (weighed / "old" / "report.html").read_text(encoding="utf-8")
+    assert "weight 0 at 0, 1 at 30" in page
 
 
 def test_why_shows_the_weight_and_no_failure(weighed: Path) -> None:
