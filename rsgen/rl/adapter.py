@@ -34,7 +34,7 @@ class Learner:
         choose_weights(model, task, mode, False, rank, decoder_only=True, seed=seed)
         if learn == "lora+controlnet":
             _add_to_controlnet(model.controlnet, rank, seed)
-        self._networks: dict[str, nn.Module] = {"unet": model.unet}
+        self._networks: dict[str, Any] = {"unet": model.unet}
         if learn != "lora":
             self._networks["controlnet"] = model.controlnet
         for network in model.networks().values():

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rsgen.errors import UsageError
@@ -57,14 +56,14 @@ class EpochShape:
 
 
 def epoch_shape(
-    layouts: int, samples: int, asked: int | None, accelerator: Accelerator
+    layouts: int, samples: int, asked: int | None, ranks: int, rank: int = 0
 ) -> EpochShape:
     """The shape for a batch size that was asked for, else the largest that fits up to 16.
 
     Raises:
         UsageError: it does not divide the images, or the ranks do not divide it.
     """
-    images, ranks = layouts * samples, accelerator.num_processes
+    images = layouts * samples
     fitting = [size for size in range(1, images + 1) if images % size == 0 and size % ranks == 0]
     if not fitting or (asked is not None and asked not in fitting):
         near = min(fitting, key=lambda size: abs(size - (asked or BATCH_SIZE)), default=0)
@@ -75,7 +74,7 @@ def epoch_shape(
             hint=hint,
         )
     size = asked or max((s for s in fitting if s <= BATCH_SIZE), default=fitting[0])
-    return EpochShape(layouts, samples, size, accelerator.process_index, ranks)
+    return EpochShape(layouts, samples, size, rank, ranks)
 
 
 @dataclass(frozen=True, eq=False)

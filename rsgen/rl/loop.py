@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,7 @@ class Tuner:
         self.watch = Watch(limits_of(self.settings, math.prod(self.policy.shape)))
         self.pool: list[Experience] = []
         self.best: dict[str, Tensor] = {}
+        self.alarm: Alarm | None = None  # of the last epoch
         self.first: list[Pixels | None] = []  # held layouts by the start, first rank alone
 
     @property
@@ -124,15 +125,14 @@ class Tuner:
         self._look_at_start()
         self.reporter.stage("tuning", self.epochs * self.shape.images, "image")
         self.reporter.advance(self.progress.epoch * self.shape.images)
-        alarm: Alarm | None = None
-        while self.progress.epoch < self.epochs and not (alarm is not None and alarm.stop):
-            alarm = self._epoch()
+        while self.progress.epoch < self.epochs and not (self.alarm and self.alarm.stop):
+            self.alarm = self._epoch()
             self._save()
             self._stop_together()
         with torch.no_grad():
             _fill(self.learner, self.best)
         return Outcome(
-            self.progress, alarm, self._look_of(0), self._look_of(self.progress.best_epoch)
+            self.progress, self.alarm, self._look_of(0), self._look_of(self.progress.best_epoch)
         )
 
     # ------------------------------------------------------------ one epoch
@@ -320,6 +320,7 @@ class Tuner:
             counters = {
                 "progress": {k: v for k, v in vars(self.progress).items() if k != "epoch"},
                 "watch": self.watch.to_json(),
+                "alarm": None if self.alarm is None else asdict(self.alarm),
                 "pool": [e.epoch for e in self.pool],
                 "loss scale": {} if scaler is None else dict(scaler.state_dict()),
             }
@@ -336,6 +337,8 @@ class Tuner:
         saved = states.load(found)
         self.progress = Progress(epoch=saved.epoch, **saved.counters["progress"])
         self.watch = Watch.from_json(self.watch.limits, saved.counters["watch"])
+        alarm = saved.counters["alarm"]
+        self.alarm = None if alarm is None else Alarm(**alarm)
         parameters = self.learner.parameters()
         with torch.no_grad():
             _fill(self.learner, saved.tensors["weights"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rsgen.records import ClassTable
 from rsgen.request import InputRef, Plan
 from rsgen.rewards.base import RealImages, RewardSetup
 from rsgen.rewards.combine import RewardSpec, check_rewards, reward_hashes, reward_specs
+from rsgen.rl.epoch import epoch_shape
 from rsgen.rl.layouts import TuningLayouts, open_layouts
 from rsgen.rl.paired import Real, open_real
 from rsgen.settings import GenerateConfig, RewardConfig, RlTuneConfig
@@ -111,10 +113,13 @@ class Opened:
             if settings.gate != "none":
                 hashes["judge B"] = judge_hash(Path(judge), "evaluation")
         device = device_name(job.config.execution.device)
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
+        asked = job.config.execution.batch_size
+        shape = epoch_shape(settings.layouts, settings.samples, asked, ranks)
         plan = Plan(
             settings.epochs,
             (),
-            job.config.execution.batch_size or 0,
+            shape.batch_size,
             number_type(job.config.execution.dtype, device),
             device,
             job.config.execution.threads or default_threads(),

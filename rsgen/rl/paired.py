@@ -12,7 +12,7 @@ from typing import Any
 from rsgen.augment import AugmentSettings
 from rsgen.data import TrainingImages, automatic_views
 from rsgen.errors import DataError, UsageError
-from rsgen.generation.layouts import known_classes
+from rsgen.generation.naming import known_classes
 from rsgen.job import Job
 from rsgen.models.card import ModelCard
 from rsgen.models.stable_diffusion import StableDiffusion

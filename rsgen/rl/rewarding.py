@@ -85,7 +85,8 @@ def in_order(rows: Tensor, batches: int, accelerator: Accelerator) -> Tensor:
     sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
     every = accelerator.gather(sent.contiguous().to(accelerator.device)).cpu().to(rows.dtype)
     by_rank = every.reshape(accelerator.num_processes, batches, -1, *rows.shape[1:])
-    return by_rank.transpose(0, 1).reshape(-1, *rows.shape[1:]).contiguous()
+    found: Tensor = by_rank.transpose(0, 1).reshape(-1, *rows.shape[1:]).contiguous()
+    return found
 
 
 def group_diversity(thumbnails: npt.NDArray[np.float32], groups: Sequence[int]) -> float:

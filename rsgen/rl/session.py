@@ -51,9 +51,8 @@ class Session:
         settings = opened.settings
         torch.set_num_threads(plan.threads)
         accelerator = make_accelerator(device_name(plan.device), plan.dtype)
-        shape = epoch_shape(
-            settings.layouts, settings.samples, plan.batch_size or None, accelerator
-        )
+        ranks, rank = accelerator.num_processes, accelerator.process_index
+        shape = epoch_shape(settings.layouts, settings.samples, plan.batch_size, ranks, rank)
         model = load_model(opened.checkpoint, device="cpu", dtype="fp32")
         if not isinstance(model, StableDiffusion) or model.controlnet is None:
             raise UsageError(

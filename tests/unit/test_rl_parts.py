@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -132,10 +131,6 @@ def test_too_little_to_tune_on_is_said_at_once(source: Given) -> None:
 # ---------------------------------------------------------------- batches and groups
 
 
-def ranks(count: int, rank: int = 0) -> Any:
-    return SimpleNamespace(num_processes=count, process_index=rank)
-
-
 @pytest.mark.parametrize(
     ("layouts", "samples", "asked", "count", "expected"),
     [
@@ -153,16 +148,16 @@ def test_all_batches_have_one_size(
     """Catches a last batch that is smaller: its ratio would not be 1, and ranks would wait."""
     if isinstance(expected, str):
         with pytest.raises(UsageError) as caught:
-            epoch_shape(layouts, samples, asked, ranks(count))
+            epoch_shape(layouts, samples, asked, count)
         assert expected in str(caught.value)
         return
-    shape = epoch_shape(layouts, samples, asked, ranks(count))
+    shape = epoch_shape(layouts, samples, asked, count)
     assert shape.batch_size == expected
     every = [
         p
         for b in range(shape.batches)
         for r in range(count)
-        for p in epoch_shape(layouts, samples, asked, ranks(count, r)).own(b)
+        for p in epoch_shape(layouts, samples, asked, count, r).own(b)
     ]
     assert every == list(range(layouts * samples))
 
