@@ -30,7 +30,7 @@ def test_it_is_a_configuration_and_its_rules_are_rules() -> None:
 
 @pytest.mark.parametrize("row", OFF, ids=[str(row.get("scorer")) for row in OFF])
 def test_what_is_switched_off_would_work(row: dict[str, object]) -> None:
-    rule = rule_of(RuleConfig(**row))  # type: ignore[arg-type]
+    rule = rule_of(RuleConfig(**row))
     make_scorer(rule.scorer, rule.options)
 
 
