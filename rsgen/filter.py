@@ -7,7 +7,6 @@ count what was kept in earlier shards: a worker that cannot see them yet judges 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,8 @@ from rsgen.errors import UsageError
 from rsgen.execution import Control, Finish, FinishedRun, Shard, ShardOutput
 from rsgen.images import replace_bytes
 from rsgen.records import ClassTable, Sample
-from rsgen.registry import resolve
 from rsgen.request import RunInfo, item_seed
-from rsgen.scorers.base import Bound, NoveltyScorer, Rule, is_novelty, make_scorer
+from rsgen.scorers.base import Bound, NoveltyScorer, Rule, is_novelty
 from rsgen.scorers.judging import FAILED, Scored, judge, score_samples, without_verdict
 from rsgen.scorers.neighbours import (
     References,
@@ -42,6 +40,7 @@ from rsgen.screening.checks import (
     failed_rule,
 )
 from rsgen.screening.finish import finish_filter
+from rsgen.screening.opening import scorer_of
 from rsgen.screening.promise import GATE, Promise, gate
 from rsgen.screening.promising import make_promise
 from rsgen.screening.quotas import Quotas, objects_of, within_quotas
@@ -175,22 +174,7 @@ class FilterStage:
         )
 
     def _scorer(self, rule: Rule) -> Any:
-        """The scorer, told what it takes from the run where its options do not say."""
-        kind, options = resolve("scorers", rule.scorer), dict(rule.options)
-        fields = {f.name for f in dataclasses.fields(kind)}
-        for option, name in getattr(kind, "from_inputs", {}).items():
-            for path in self._info.paths(name):
-                options.setdefault(option, str(path))
-        if self._real is not None and self._real.info.command == "extract-masks":
-            for option, key in getattr(kind, "from_real", {}).items():
-                section, _, setting = key.partition(".")
-                made = getattr(getattr(self._real.info.config, section), setting)
-                options.setdefault(option, made)
-        if "device" in fields and self._info.plan is not None:
-            options.setdefault("device", self._info.plan.device)
-        if "classes" in fields:
-            options.setdefault("classes", self.classes())
-        return make_scorer(rule.scorer, options)
+        return scorer_of(rule, self._info, self._real, self.classes())
 
     def _frozen_thresholds(self) -> Thresholds:
         path = self._info.out / THRESHOLDS
