@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
-
-from rsgen.images import Pixels
-from rsgen.records import Sample
 from rsgen.reporting import NullReporter, Reporter
 from rsgen.rl import state as states
 from rsgen.runs import Control, Job
-from rsgen.scorers.base import Level, Scores
 from tests.build import config
 
 REWARD = {"reward": "contrast"}
-
-
-@dataclass(frozen=True)
-class Brightness:
-    """Mean grey level of an image: a scorer that even a network without training can please."""
-
-    level: ClassVar[Level] = "image"
-
-    def score(self, images: Pixels, samples: Sequence[Sample]) -> Scores:
-        return images.mean(axis=(1, 2, 3)).astype(np.float32)
 
 
 def tune_job(
