@@ -231,7 +231,10 @@ def test_every_variant_is_valid(gsd: str, kind: str) -> None:
     metres = None if gsd == "unknown" else 0.5
     found = dataclasses.replace(PLAIN, gsd_from=gsd, gsd_m=metres, label_kind=kind)
     data = checked(factory_yaml(Request(Path("ships")), found, advise(found)))
-    assert list(data["stages"]) == ["masks", "pool", "model", "images", "kept", "set"]
+    off = [name for name, stage in data["stages"].items() if not stage.get("enabled", True)]
+    assert off == ["judges", "tuned"]
+    kept = [name for name in data["stages"] if name not in off]
+    assert kept == ["masks", "pool", "model", "images", "kept", "set"]
     assert data["stages"]["masks"]["config"].get("gsd_m") == (0.5 if gsd == "given" else None)
     model = data["stages"]["model"]["config"]
     assert (model["unet"], model["lr"], model["base"]) == ("full", 2e-4, "tiny")

@@ -79,6 +79,20 @@ def test_every_shipped_pipeline_is_valid() -> None:
         assert len(documents) == len(read_pipeline(PipelineJob(str(path), None)).stages)
 
 
+def test_a_stage_that_is_switched_off_stands_for_its_first_input(tmp_path: Path) -> None:
+    """Catches a stage that runs all the same, and one that breaks those after it."""
+    off = {"command": "filter", "inputs": {"run": "first", "real": "first"}, "enabled": False}
+    after = {"command": "export", "inputs": {"run": ["between", "second"]}}
+    tree = {"first": stages()["first"], "between": off}
+    tree |= {"second": {"command": "filter", "inputs": {"run": "between"}}, "after": after}
+    found = read_pipeline(PipelineJob(write(tmp_path / "p.yaml", stages=tree), None)).stages
+    assert list(found) == ["first", "second", "after"]
+    assert found["second"].inputs == {"run": "first"}
+    assert found["after"].inputs == {"run": ["first", "second"]}
+    with pytest.raises(UsageError, match="no stage 'between'"):
+        read_pipeline(PipelineJob(str(tmp_path / "p.yaml"), None, first="between"))
+
+
 @pytest.mark.parametrize(
     ("tree", "messages"),
     [

@@ -98,7 +98,11 @@ def test_rewarded_steps_get_likelier_and_negated_ones_less(
     Dossier test 14: the change of each step's log-probability, weighted by what its image was
     worth before the control, in nats.
     """
-    keys = {"rl_tune.learn": "full", "rl_tune.control": control, "rl_tune.samples": 8}
+    keys: dict[str, Any] = {
+        "rl_tune.learn": "full",
+        "rl_tune.control": control,
+        "rl_tune.samples": 8,
+    }
     opened = Opened.of(tune_job(tmp_path / "none", place.model, place.layouts, **keys))
     session = Session.start(opened, opened.plan, None)
     painted, _ = paint_epoch(
