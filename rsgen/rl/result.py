@@ -106,8 +106,8 @@ def _verdict(
         if not measure.improved:
             notes.append("judge B does not find the result better: keep the checkpoint as it was")
             missed = True
-    if missed and settings.gate == "none":
-        notes.append("rl_tune.gate is none: this ends with exit code 0")
+    if settings.gate == "none":
+        notes.append("rl_tune.gate is none: the exit code says nothing of the result")
         missed = False
     return notes, missed
 
