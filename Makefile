@@ -10,7 +10,7 @@ quickstart: install
 	$(BIN)/rsgen run quickstart --work $(WORK)
 
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install-dev
 	$(BIN)/ruff check .
