@@ -92,7 +92,7 @@ def check_lists(folder: Path, images: Mapping[str, int], objects: int) -> None:
             raise DataError(f"{path.name}: {len(rows)} images, expected {expected}")
         for number, row in enumerate(rows, start=2):
             where = f"{path.name}:{number}"
-            counts = [int(cell) for cell in row[len(FIRST) :]]
+            counts = _counts(row, head, where)
             present = [name for name, n in zip(head[len(FIRST) :], counts, strict=True) if n]
             if row[1] != JOIN.join(present):
                 raise DataError(f"{where}: classes {row[1]!r}, its columns say {present}")
@@ -101,6 +101,16 @@ def check_lists(folder: Path, images: Mapping[str, int], objects: int) -> None:
             total += sum(counts)
     if total != objects:
         raise DataError(f"{total} objects are counted, expected {objects}")
+
+
+def _counts(row: Sequence[str], head: Sequence[str], where: str) -> list[int]:
+    """The objects of each class in a row."""
+    if len(row) != len(head):
+        raise DataError(f"{where}: {len(row)} columns, the first line has {len(head)}")
+    try:
+        return [int(cell) for cell in row[len(FIRST) :]]
+    except ValueError as error:
+        raise DataError(f"{where}: a count is no number ({error})") from error
 
 
 def _held(instance: Instance, layout: Layout, classes: ClassTable) -> Instance:

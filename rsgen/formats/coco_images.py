@@ -85,8 +85,9 @@ def find_image(
 def weight_scores(record: dict[str, Any]) -> dict[str, float]:
     """The weight of an image or annotation record, as a score; none where it is not in [0, 1]."""
     value = record.get(WEIGHT)
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-    return {WEIGHT: float(value)} if fits else {}
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        return {}
+    return {WEIGHT: float(value)}
 
 
 def _gsd(record: dict[str, Any]) -> float | None:

@@ -21,6 +21,8 @@ from rsgen.runs import _create_once, begin, start_program
 from rsgen.store import is_committed, read_manifest
 from tests.build import CLASSES, config, data_of, sample, sample_run, tree
 from tests.build_judge import save_judges
+from tests.build_models import SIZE, save_model
+from tests.build_rl import REWARD
 
 REF = InputRef("run", "/a", "f" * 32, "m" * 64)
 
@@ -45,6 +47,9 @@ def dry_job(name: str, folder: Path) -> Job:
     if name == "evaluate":
         inputs |= {"real": inputs["run"], "judge": [save_judges(folder / "judges")]}
     keys = {"train.from_scratch": True, "train.max_steps": 1, "evaluate.metrics": ["layout"]}
+    if name == "rl-tune":
+        inputs = {"checkpoint": [save_model(folder / "model").path], "layouts": inputs["run"]}
+        keys |= {"rl_tune.rewards": [REWARD], "rl_tune.size": SIZE, "rl_tune.steps": 5}
     return Job(name, config(**keys), folder / "out", inputs, dry_run=True)
 
 
