@@ -15,7 +15,7 @@ from rsgen.job import Job
 from rsgen.models.stable_diffusion import silence_libraries
 from rsgen.reporting import RunSummary
 from rsgen.rl.credit import credit_of
-from rsgen.rl.loop import Tuner
+from rsgen.rl.loop import Tuner, step_nats
 from rsgen.rl.opened import Opened
 from rsgen.rl.paired import paired_of
 from rsgen.rl.result import commit_tuned, follow
@@ -109,7 +109,7 @@ def _tune(session: Session, run: ProgramRun) -> RunSummary:
         clip_nats=settings.clip_nats,
         ratio=settings.ratio,
         clip_norm=settings.clip_norm,
-        step_limit=settings.step_nats or math.inf,
+        step_limit=2 * step_nats(settings) if settings.lr == "auto" else math.inf,
         paired_weight=settings.paired_weight,
         seed=opened.seed,
     )

@@ -32,9 +32,12 @@ from rsgen.settings import RlTuneConfig
 from rsgen.training.session import stop_together
 from rsgen.training.state import fill_optimizer, optimizer_tensors, plain
 
-__all__ = ["METRICS", "Outcome", "Progress", "Tuner", "limits_of"]
+__all__ = ["METRICS", "Outcome", "Progress", "Tuner", "limits_of", "step_nats"]
 
 METRICS = "metrics.jsonl"
+RATES = (1 / 64, 64.0)  # of the rate that a run begins with
+STEP_NATS = 0.2
+LEAST_MOVED = 1e-9  # nats a step: rounding
 Row = dict[str, Any]
 
 
@@ -46,6 +49,7 @@ class Progress:
     epoch: int = 0
     cursor: int = 0
     rate: float = 1.0  # factor of the learning rate
+    care: float = 1.0  # factor of how far an epoch should move the model
     skipped: int = 0
     best_epoch: int = 0
     best_score: float = -math.inf
@@ -54,18 +58,33 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the loop ended. The learner holds the best weights; `start` and `end` are looks."""
+    """How the loop ended; the learner holds the weights of epoch `kept`, `end` is its look."""
 
     progress: Progress
     alarm: Alarm | None
+    kept: int
     start: Look
-    best: Look
+    end: Look
 
 
 def limits_of(settings: RlTuneConfig, numbers: int) -> Limits:
     """The safety limits for latents of so many numbers."""
     most = settings.kl_max
-    return Limits(settings.patience, moved_nats(0.5, numbers) if most == "auto" else most)
+    furthest = moved_nats(0.5, numbers) if most == "auto" else most
+    return Limits(settings.patience, furthest, control=settings.control != "none")
+
+
+def adapted_rate(rate: float, moved: float, target: float) -> float:
+    """The rate with which an epoch that moved `moved` nats would have moved `target`.
+
+    Nats go with the square of the rate, and faster where low-rank layers still are near nothing.
+    At most three times and at least half of what it was, and in RATES; where nothing moved (all
+    rewards of a layout alike), it stays.
+    """
+    if moved < LEAST_MOVED:
+        return rate
+    change = math.sqrt(target / moved) if math.isfinite(moved) else 0.0
+    return min(max(rate * min(max(change, 0.5), 3.0), RATES[0]), RATES[1])
 
 
 def target_of(settings: RlTuneConfig, numbers: int) -> float | None:
@@ -74,6 +93,11 @@ def target_of(settings: RlTuneConfig, numbers: int) -> float | None:
     if asked == "none":
         return None
     return moved_nats(0.1, numbers) if asked == "auto" else asked
+
+
+def step_nats(settings: RlTuneConfig) -> float:
+    """How far one epoch should move the model with lr auto, in nats a step."""
+    return settings.step_nats or STEP_NATS
 
 
 def moved_nats(share: float, numbers: int) -> float:
@@ -129,11 +153,14 @@ class Tuner:
             self.alarm = self._epoch()
             self._save()
             self._stop_together()
-        with torch.no_grad():
-            _fill(self.learner, self.best)
-        return Outcome(
-            self.progress, self.alarm, self._look_of(0), self._look_of(self.progress.best_epoch)
-        )
+        stopped = self.alarm is not None and self.alarm.stop
+        kept = self.progress.best_epoch
+        if self.settings.keep == "last" and not stopped:
+            kept = self.progress.epoch  # the last epoch is always looked at
+        else:
+            with torch.no_grad():
+                _fill(self.learner, self.best)
+        return Outcome(self.progress, self.alarm, kept, self._look_of(0), self._look_of(kept))
 
     # ------------------------------------------------------------ one epoch
 
@@ -154,25 +181,36 @@ class Tuner:
         advantages = self.credit.advantages(painted)
         own = Experience(number, painted.batches, tuple(advantages))
         learns = number > self.credit.warmup
-        stats = UpdateStats()
-        if learns:
-            experiences = [own, *self.pool]
-            stats = self.updater.update(experiences, number, progress.beta, self._stop_together)
+        stats, means = self._learn(own) if learns else (UpdateStats(), {})
         explained = self.credit.learn(painted, self._stop_together)
         self.pool = [own] if settings.lag and learns else []
         used = {d.number for e in self.pool for b in e.batches for d in b.drawn}
         self.policy.keep(used)
         progress.skipped += stats.skipped
         progress.epoch = number
-        means = stats.means(self.accelerator)
-        if "kl" in means:
-            target = target_of(settings, math.prod(self.policy.shape))
-            progress.beta = adapted_beta(progress.beta, means["kl"], target)
         look = self._look(number) if self._due(number) else None
         row = self._row(painted, means, stats, look, explained)
         progress.rows.append(row)
         self._tell(row)
         return self._watched(painted, row, look) if learns else None
+
+    def _learn(self, own: Experience) -> tuple[UpdateStats, dict[str, float]]:
+        """All updates of an epoch; then rate and beta for the next one."""
+        progress = self.progress
+        stats = self.updater.update(
+            [own, *self.pool], own.epoch, progress.beta, self._stop_together
+        )
+        moved = self.updater.moved(own.batches[0])
+        means = stats.means(self.accelerator)
+        means |= {"kl epoch": moved, "learning rate": self.lr * progress.rate}
+        if self.settings.lr == "auto":
+            target = step_nats(self.settings) * progress.care
+            progress.rate = adapted_rate(progress.rate, moved, target)
+            self._set_rate()
+        if "kl" in means:
+            most = target_of(self.settings, math.prod(self.policy.shape))
+            progress.beta = adapted_beta(progress.beta, means["kl"], most)
+        return stats, means
 
     def _after_batch(self, count: int) -> None:
         self.reporter.advance(count)
@@ -223,7 +261,8 @@ class Tuner:
         self.reporter.note(f"epoch {row['epoch']}: reward {row['reward']:.3f}{held}{kl}")
 
     def _watched(self, painted: Painted, row: Row, look: Look | None) -> Alarm | None:
-        groups = painted.rewards.plain.reshape(self.shape.layouts, self.shape.samples).mean(axis=1)
+        rewards = painted.rewards.total  # as the control has it, if there is one
+        groups = rewards.reshape(self.shape.layouts, self.shape.samples).mean(axis=1)
         facts = EpochFacts(
             float(groups.mean()),
             float(groups.std() / math.sqrt(len(groups))),
@@ -246,6 +285,7 @@ class Tuner:
             _fill(self.learner, self.best)
         self.updater.optimizer.state.clear()
         self.progress.rate /= 2
+        self.progress.care /= 4  # nats go with the square of the rate
         self.pool = []
         self._set_rate()
 

@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, Any]]
 PANELS: dict[str, tuple[str, ...]] = {
     "reward": ("reward", "held reward"),
     "score on held layouts": ("held score",),
-    "KL from the start, nats a step": ("kl", "kl step"),
+    "KL from the start, nats a step": ("kl", "kl epoch"),
     "clipped share": ("clipped high", "clipped low"),
     "difference of a layout's images, grey levels": ("diversity",),
     "gradient norm": ("gradient norm",),

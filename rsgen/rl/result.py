@@ -85,10 +85,10 @@ def _verdict(
     """What is said, and whether the gate was missed."""
     notes = []
     missed = False
-    best, start = outcome.best, outcome.start
-    chosen = outcome.progress.best_epoch
+    end, start = outcome.end, outcome.start
+    chosen = outcome.kept
     notes.append(
-        f"the weights of epoch {chosen} are saved: {best.score:.3f} on held layouts by {best.by}, "
+        f"the weights of epoch {chosen} are saved: {end.score:.3f} on held layouts by {end.by}, "
         f"{start.score:.3f} at the start"
     )
     if outcome.alarm is not None and outcome.alarm.stop:
@@ -114,8 +114,8 @@ def _verdict(
 
 def _figures(outcome: Outcome, measure: Measure | None) -> dict[str, str]:
     figures = {
-        f"held layouts by {outcome.best.by}, at the start": f"{outcome.start.score:.3f}",
-        f"the same after epoch {outcome.progress.best_epoch}": f"{outcome.best.score:.3f}",
+        f"held layouts by {outcome.end.by}, at the start": f"{outcome.start.score:.3f}",
+        f"the same after epoch {outcome.kept}": f"{outcome.end.score:.3f}",
     }
     if measure is not None:
         figures |= {
@@ -127,10 +127,10 @@ def _figures(outcome: Outcome, measure: Measure | None) -> dict[str, str]:
 
 def _held_table(outcome: Outcome, measure: Measure | None) -> dict[str, float | int | str]:
     row: dict[str, float | int | str] = {
-        f"{outcome.best.by}, start": round(outcome.start.score, 4),
-        f"{outcome.best.by}, epoch {outcome.progress.best_epoch}": round(outcome.best.score, 4),
+        f"{outcome.end.by}, start": round(outcome.start.score, 4),
+        f"{outcome.end.by}, epoch {outcome.kept}": round(outcome.end.score, 4),
         "reward, start": round(outcome.start.reward, 4),
-        f"reward, epoch {outcome.progress.best_epoch}": round(outcome.best.reward, 4),
+        f"reward, epoch {outcome.kept}": round(outcome.end.reward, 4),
     }
     if measure is not None:
         row |= {
@@ -155,7 +155,7 @@ def _save(session: Session, run: ProgramRun, tuner: Tuner, outcome: Outcome) -> 
         training={
             **opened.card.training,
             "tuned": f"rl-tune {settings.algorithm}",
-            "tuned epochs": outcome.progress.best_epoch,
+            "tuned epochs": outcome.kept,
             "tuned rewards": "+".join(s.name for s in opened.specs),
         },
     )

@@ -22,10 +22,15 @@ MOST_SATURATED = 0.8
 
 @dataclass(frozen=True)
 class Limits:
-    """`patience`: looks in which the held score may fall while the reward grows. Nats a step."""
+    """`patience`: looks in which the held score may fall while the reward grows; nats a step.
+
+    A `control` (negated, shuffled rewards) ends by numbers alone: images that get worse are
+    what it is there to show.
+    """
 
     patience: int
     kl_max: float
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,9 @@ class Watch:
             self.since.clear()
         if self.first_diversity is None:
             self.first_diversity = facts.diversity
-        found = (
-            self._not_finite(facts)
-            or self._too_far(facts)
-            or self._diverges()
-            or self._collapses(facts)
-            or self._saturates(facts)
-        )
+        found = self._not_finite(facts) or self._too_far(facts) or self._saturates(facts)
+        if not found and not self.limits.control:
+            found = self._diverges() or self._collapses(facts)
         if facts.reward > self.best_reward:
             self.best_reward, self.best_deviation = facts.reward, facts.deviation
         return found

@@ -28,7 +28,7 @@ from rsgen.training.setup import make_accelerator, place_weights
 
 __all__ = ["Session"]
 
-LORA_LR, FULL_LR = 3e-4, 1e-5
+LORA_LR, FULL_LR = 3e-4, 1e-5  # where "auto" begins
 SMALL_FACTOR = 3.0
 
 

@@ -38,7 +38,7 @@ class UpdateSettings:
     clip_nats: float
     ratio: Ratio
     clip_norm: float
-    step_limit: float  # nats that one epoch may move a step; the updates left are skipped
+    step_limit: float  # nats a step; once an epoch has moved further, its updates left are skipped
     paired_weight: float
     seed: int
 
@@ -177,14 +177,12 @@ class Updater:
                 loss = (losses + beta * kl).mean() / terms
                 self.accelerator.backward(loss)
                 numbers = now.mean[0].numel()
-                step = 0.5 * ((now.mean - batch.means[:, k]) / now.std).detach().square()
-                moved.append(float(step.mean()) * numbers)
+                moved.append(_nats(now, batch, k))
                 high, low = clipped(found, gain, self.clip)
                 stats.add(
                     {
                         "policy loss": losses.mean().detach(),
                         "kl": kl.mean().detach() * numbers,
-                        "kl step": moved[-1],
                         "ratio": found.mean().detach(),
                         "clipped high": high,
                         "clipped low": low,
@@ -195,8 +193,23 @@ class Updater:
             loss = self.paired.loss(epoch * self.settings.updates + number)
             self.accelerator.backward(self.settings.paired_weight * loss)
             stats.add({"paired loss": loss.detach()})
-        every = torch.tensor(float(np.mean(moved)), device=self.policy.device)
-        return float(self.accelerator.reduce(every, "mean"))
+        return self._mean_of_ranks(moved)
+
+    def moved(self, batch: Trajectories) -> float:
+        """KL between the policy now and the one that painted a batch; nats a step, all ranks."""
+        predictor = self.policy.predictor(batch.drawn)
+        found = []
+        with torch.no_grad():
+            for k, step in enumerate(batch.steps):
+                x = batch.states(k)
+                prediction = self.policy.predict(predictor, x, step)
+                now = self.policy.process.transition(x, prediction, step)
+                found.append(_nats(now, batch, k))
+        return self._mean_of_ranks(found)
+
+    def _mean_of_ranks(self, values: Sequence[float]) -> float:
+        own = torch.tensor(float(np.mean(values)), device=self.policy.device)
+        return float(self.accelerator.reduce(own, "mean"))
 
     def _steps(self, batch: Trajectories, predictor: Any) -> Iterator[tuple[Gaussian, Gaussian]]:
         """Of each stored step: the policy's Gaussian with gradients, and the start's."""
@@ -234,3 +247,9 @@ class Updater:
         stats.add({"gradient norm": float(norm) if norm is not None else math.nan})
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def _nats(now: Gaussian, batch: Trajectories, k: int) -> float:
+    """KL of a stored step between the policy now and the one that drew it, mean over samples."""
+    moved = ((now.mean - batch.means[:, k]) / now.std).detach()
+    return 0.5 * float(moved.square().flatten(1).sum(dim=1).mean())

@@ -40,8 +40,8 @@ class RlTuneConfig(Section):
     lora_rank: int = Field(16, ge=1, description="rank of LoRA layers")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
-        description="learning rate (auto: 3e-4 for LoRA, 1e-5 for full, three times that where "
-        "the UNet is small)",
+        description="learning rate (auto: adapted after every epoch, so that the next one moves "
+        "the model by rl_tune.step_nats)",
     )
     layouts: int = Field(32, ge=1, description="layouts an epoch")
     samples: int = Field(8, ge=1, description="images a layout (a group)")
@@ -97,8 +97,8 @@ class RlTuneConfig(Section):
     step_nats: float | None = Field(
         None,
         gt=0,
-        description="nats a step that one epoch may move; its updates left are then skipped "
-        "(default: no limit)",
+        description="with lr auto: how far one epoch should move the model, as KL in nats a step; "
+        "what is left of its updates is skipped once it has moved twice as far (default: 0.2)",
     )
     clip_norm: float = Field(1.0, ge=0, description="gradient norm bound (0: none)")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
@@ -124,6 +124,11 @@ class RlTuneConfig(Section):
     evaluate_every: int = Field(2, ge=1, description="epochs between looks at held layouts")
     gate: Literal["improve", "none"] = Field(
         "improve", description="improve: exit 7 unless judge B finds the result better"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="weights that are saved: of the best look at held layouts, or of the last "
+        "epoch (studies; a safety stop always goes back to the best)",
     )
     patience: int = Field(
         3, ge=1, description="looks in which the held score may fall while the reward grows"

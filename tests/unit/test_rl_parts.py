@@ -14,6 +14,7 @@ from rsgen.generation.layouts import Item
 from rsgen.records import ClassTable
 from rsgen.rl.epoch import EpochShape, epoch_shape
 from rsgen.rl.layouts import HELD_STREAM, TuningLayouts
+from rsgen.rl.loop import RATES, adapted_rate
 from rsgen.rl.rewarding import group_diversity
 from rsgen.rl.safety import EpochFacts, Limits, Watch
 from tests.build import CLASSES, instance, layout
@@ -28,12 +29,12 @@ def facts(reward: float = 0.5, **more: Any) -> EpochFacts:
     return EpochFacts(reward, **values)
 
 
-def run(rows: list[EpochFacts]) -> list[str | None]:
+def run(rows: list[EpochFacts], limits: Limits = LIMITS) -> list[str | None]:
     """The rule that each epoch breaks; the watch goes through its JSON after each."""
-    watch, found = Watch(LIMITS), []
+    watch, found = Watch(limits), []
     for row in rows:
         alarm = watch.after(row)
-        watch = Watch.from_json(LIMITS, json.loads(json.dumps(watch.to_json())))
+        watch = Watch.from_json(limits, json.loads(json.dumps(watch.to_json())))
         found.append(None if alarm is None else f"{alarm.rule}{'!' if alarm.stop else ''}")
     return found
 
@@ -71,6 +72,35 @@ def test_each_rule_fires_where_it_should(
 ) -> None:
     """Catches rules that fire on noise, forget over a resume, or stop where half a rate is left."""
     assert run(rows) == expected
+
+
+def test_a_control_is_ended_by_numbers_alone() -> None:
+    """Catches a negated reward whose run is turned back before it shows where it leads."""
+    limits = Limits(patience=2, kl_max=10.0, control=True)
+    fooled = [facts(0.5, held=0.5), facts(0.6, held=0.4), facts(0.7, held=0.3)]
+    assert run(fooled, limits) == [None] * 3
+    assert run([facts(0.5), *[facts(0.3)] * 4], limits) == [None] * 5
+    assert run([facts(kl=10.1)], limits) == ["KL too far!"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "moved", "expected"),
+    [
+        pytest.param(1.0, 0.8, 0.5, id="four times too far: half the rate"),
+        pytest.param(1.0, 0.1, 2**0.5, id="half as far as asked"),
+        pytest.param(2.0, 0.2, 2.0, id="as asked"),
+        pytest.param(1.0, 80.0, 0.5, id="at least half"),
+        pytest.param(1.0, 1e-4, 3.0, id="at most three times"),
+        pytest.param(1.0, 0.0, 1.0, id="nothing moved: no reason to hurry"),
+        pytest.param(1.0, math.nan, 0.5, id="not a number"),
+        pytest.param(RATES[1], 1e-4, RATES[1], id="the greatest"),
+    ],
+)
+def test_the_rate_follows_how_far_an_epoch_moved(
+    rate: float, moved: float, expected: float
+) -> None:
+    """Catches a rate that grows without bound where all rewards are alike, and one that jumps."""
+    assert adapted_rate(rate, moved, 0.2) == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- layouts

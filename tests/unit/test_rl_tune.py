@@ -268,7 +268,10 @@ def test_after_a_collapse_it_goes_on_from_the_best_at_half_the_rate(
     """Catches a second try from the weights that collapsed, or with the moments that led there."""
     alarms = iter([Alarm("collapse", "the model collapses", stop=False), None])
     monkeypatch.setattr(Watch, "after", lambda self, facts: next(alarms))
-    once = {"rl_tune.learn": "full", "rl_tune.updates": 1, "rl_tune.evaluate_every": 9}
+    once = {
+        "rl_tune.learn": "full", "rl_tune.lr": 3e-5, "rl_tune.updates": 1,
+        "rl_tune.evaluate_every": 9,
+    }  # fmt: skip
     assert tune(**once).exit_code == 0
     state = state_of(tmp_path / "out")
     assert state.counters["progress"]["rate"] == 0.5

@@ -1,0 +1,217 @@
+"""What learning from rewards gives: before and after, beside controls, one part changed at a time.
+
+    python benchmarks/rl_tune.py --work rl-bench
+    python benchmarks/rl_tune.py --work rl-bench --airports DIR --ships DIR [--judges DIR]
+
+Every cell tunes tiny on layouts of training images for `--epochs` epochs of `--layouts` x
+`--samples` images, with the guidances and the number of steps that its images are painted with
+afterwards. Then it paints `--count` held layouts, which no tuning saw; `rsgen evaluate` measures
+them with judge B, which no tuning saw either (judge A rewards). The weights of the last epoch are
+measured, whatever held layouts say, so that a control chooses nothing. Sets and held layouts are
+those of of_diff.py: in the same --work they are made once. --judges DIR: train-judge OUTs with
+both judges, DIR/scenes and so on, or judges A alone in --judges-a.
+
+- start: tiny as it ships.
+- detector: IoU and confidence of judge A (I-DRUID's reward), groups of a layout as baseline.
+- negated, shuffled: the same with the reward turned round, or dealt to other images.
+- all steps: noise in every step, and all of them learned from; otherwise the first fifth.
+- critic: PPO with a critic in place of the groups (one epoch more, in which it alone learns).
+- detector + remask: and the IoU of asked masks and those found anew.
+- distribution: OF-Diff's reward alone, with its cap, against the training images.
+- detector + distribution.
+
+Columns: judge A, start and end, on the tuning's own held layouts; AP50 and recognised (right class
+at IoU 0.5, all asked objects) by judge B, masks, count error and KD-judge on the layouts that are
+measured; spread, the variance of judge B's features over that of training images, in the 32
+directions in which those vary most (1: as varied as they are); minutes of the tuning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cells import (
+    Cell,
+    add_options,
+    add_set_options,
+    call,
+    common_settings,
+    given_sets,
+    report_figures,
+    run_cells,
+)
+from of_diff import FIGURES as OF_DIFF_FIGURES
+from of_diff import Ground
+from sets import held, judges
+
+from rsgen.judge.model import load_judge
+from rsgen.store import SampleRun, open_samples
+
+NAMES = ("AP50", "AP50, real", "recognised", "masks", "count error", "KD", "KD floor", "images")
+FIGURES = {name: OF_DIFF_FIGURES[name] for name in NAMES}
+COLUMNS = ("epochs", "judge A, start", "judge A, end", *FIGURES, "spread", "minutes")
+DETECTOR, REMASK, SPREAD = {"reward": "detector"}, {"reward": "remask"}, {"reward": "distribution"}
+DIRECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a cell tunes with; `start` tunes nothing."""
+
+    name: str
+    rewards: tuple[Mapping[str, Any], ...] = (DETECTOR,)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = (
+    Variant("start", ()),
+    Variant("detector"),
+    Variant("negated", keys={"control": "negated"}),
+    Variant("shuffled", keys={"control": "shuffled"}),
+    Variant("all steps", keys={"window": [0, 1]}),
+    Variant("critic", keys={"algorithm": "ppo"}),
+    Variant("detector + remask", (DETECTOR, REMASK)),
+    Variant("distribution", (SPREAD,)),
+    Variant("detector + distribution", (DETECTOR, {**SPREAD, "weight": 0.1})),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    ground: Ground
+    variant: Variant
+    options: argparse.Namespace
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        dtype = f"execution.dtype={self.options.dtype}"
+        return (*common_settings(self.options, self.ground.seed), dtype)
+
+    @property
+    def folder(self) -> Path:
+        name = self.variant.name.replace(" + ", "-").replace(" ", "-")
+        values = "-".join(str(value) for value in request(self.options).values())
+        return self.ground.folder / f"{name}-{values}"
+
+    def tuned(self) -> Path:
+        options, ground = self.options, self.ground
+        run = ground.run
+        judge = judges(
+            options.work, ground.name, options.judges_a or options.judges, ground.whole,
+            options.judge_steps, options.threads, role="reward",
+        )  # fmt: skip
+        inputs: dict[str, Path | str] = {"checkpoint": "tiny", "layouts": run, "judge": judge}
+        if SPREAD["reward"] in (row["reward"] for row in self.variant.rewards):
+            inputs["real"] = run
+        settings = {
+            "rewards": list(self.variant.rewards),
+            "epochs": options.epochs,
+            "layouts": options.layouts,
+            "samples": options.samples,
+            "steps": options.denoising_steps,
+            "held_layouts": options.held,
+            "evaluate_every": options.epochs,
+            "paired_weight": 0,  # one part at a time: no anchor
+            "gate": "none",
+            "keep": "last",
+            **self.variant.keys,
+        }
+        written = (f"rl_tune.{key}={json.dumps(value)}" for key, value in settings.items())
+        return call("rl-tune", self.folder / "tuned", inputs, (*self.common, *written))
+
+    def compute(self) -> dict[str, float | None]:
+        options, ground = self.options, self.ground
+        tuned = self.tuned() if self.variant.rewards else None
+        images = call(
+            "generate",
+            self.folder / "images",
+            {"checkpoint": "tiny" if tuned is None else tuned / "model", "layouts": ground.run},
+            (
+                *self.common,
+                f"generate.count={min(options.count, held(ground.run))}",
+                "generate.layout_splits=[test]",
+                f"generate.steps={options.denoising_steps}",
+            ),
+        )
+        report = call(
+            "evaluate",
+            self.folder / "report",
+            {"run": images, "real": ground.run, "judge": ground.judge},
+            (
+                *common_settings(options, ground.seed),
+                "evaluate.metrics=[layout,fidelity,shape,failures]",
+            ),
+        )
+        found: dict[str, float | None] = dict(report_figures(report, FIGURES))
+        found["spread"] = spread(ground.judge, open_samples(images), open_samples(ground.run))
+        return found if tuned is None else {**found, **tuning_figures(tuned)}
+
+
+def tuning_figures(tuned: Path) -> dict[str, float]:
+    """Judge A's score at the start and the end of a tuning, its epochs and minutes."""
+    lines = (tuned / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    summary = json.loads((tuned / "summary.json").read_text(encoding="utf-8"))
+    looks = [row["held score"] for row in rows if "held score" in row]
+    return {
+        "epochs": float(rows[-1]["epoch"]),
+        "judge A, start": looks[0],
+        "judge A, end": looks[-1],
+        "minutes": summary["seconds"] / 60,
+    }
+
+
+def spread(judges_out: Path, made: SampleRun, real: SampleRun) -> float:
+    """Variance of generated images over that of training images, in judge B's features."""
+    judge = load_judge(judges_out, "evaluation")
+
+    def features(run: SampleRun, split: str | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+        rows = [s for s in run if s.image is not None and split in (None, s.split)]
+        pixels = [run.read_image(s) for s in rows]
+        parts = [judge.features(np.stack(pixels[k : k + 16])) for k in range(0, len(pixels), 16)]
+        return np.concatenate(parts).astype(np.float64)
+
+    known = features(real, "train")
+    values, vectors = np.linalg.eigh(np.cov(known.T))
+    scale = vectors[:, -DIRECTIONS:] / np.sqrt(values[-DIRECTIONS:])
+    return float(np.var((features(made, None) - known.mean(axis=0)) @ scale, axis=0).mean())
+
+
+def request(options: argparse.Namespace) -> dict[str, Any]:
+    """What all cells depend on."""
+    keys = ("epochs", "layouts", "samples", "held", "denoising_steps", "count", "scenes", "dtype")
+    return {key: getattr(options, key) for key in keys}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_options(parser)
+    add_set_options(parser)
+    parser.add_argument("--judges-a", type=Path, help="train-judge OUTs of judges A alone")
+    parser.add_argument("--epochs", type=int, default=12, help="of a tuning")
+    parser.add_argument("--layouts", type=int, default=16, help="an epoch")
+    parser.add_argument("--samples", type=int, default=4, help="images a layout")
+    parser.add_argument("--held", type=int, default=24, help="layouts that judge A looks at")
+    parser.add_argument("--count", type=int, default=80, help="images a cell that are measured")
+    parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
+    parser.add_argument("--scenes", type=int, default=500, help="scenes (80 %% are tuned on)")
+    options = parser.parse_args()
+    grounds = [Ground("scenes", seed, options) for seed in range(options.seeds)]
+    for name, given in given_sets(options).items():
+        grounds.insert(1, Ground(name, 0, options, given))
+    cells = [
+        Cell(ground.name, v.name, ground.seed, request(options), Trial(ground, v, options).compute)
+        for v in VARIANTS
+        for ground in grounds
+    ]
+    run_cells(cells, options, COLUMNS, "learning from rewards, beside its controls", upright=True)
+
+
+if __name__ == "__main__":
+    main()
