@@ -160,13 +160,24 @@ COMMANDS: tuple[CommandSpec, ...] = (
                 _option("layouts", Path, "--layouts", "A sample run, or labels in any format"),
                 "layouts",
             ),
-            (_option("real", Path, "--real", "Real samples, as an anchor and to be like"), "real"),
+            (
+                _option(
+                    "real",
+                    Path,
+                    "--real",
+                    "Real images (a sample run): keep the model close to them, and what rewards "
+                    "compare with",
+                ),
+                "real",
+            ),
             (
                 _option("judge", Path, "--judge", "train-judge OUT: A rewards, B measures once"),
                 "judge",
             ),
         ],
         [
+            O("--reward", "rl_tune.rewards", shape="weights", group="rewards"),
+            O("--class-map", "rl_tune.class_map", shape="pairs"),
             O("--algorithm", "rl_tune.algorithm"),
             O("--epochs", "rl_tune.epochs", int),
             O("--learn", "rl_tune.learn"),

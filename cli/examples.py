@@ -33,9 +33,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "rl-tune": (
         "rl-tune model --pool pool --judge judges --out tuned",
-        "rl-tune model --layouts other-labels --judge judges --out tuned",
+        "rl-tune model --layouts other-labels --class-map airplane=plane --judge judges "
+        "--out tuned",
         "rl-tune model --pool pool --real masks --judge judges --algorithm ppo --out tuned",
-        "rl-tune model --pool pool -s 'rl_tune.rewards=[{reward: remask}]' --out tuned",
+        "rl-tune model --pool pool --real masks --judge judges --reward detector "
+        "--reward distribution:0.5 --out tuned",
+        "rl-tune model --pool pool -s 'rl_tune.rewards=[{reward: detector, options: "
+        "{detectors: [hub:ORG/NAME]}}]' --out tuned",
         "rl-tune model --pool pool --judge judges --dry-run --out tuned   (what it will cost)",
     ),
     "generate": (

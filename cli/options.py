@@ -26,7 +26,8 @@ class ConfigOption:
     flag: str
     key: str
     kind: Any = str
-    shape: Literal["one", "list", "pairs"] = "one"  # a,b,c -> list; a=1 (repeated) -> mapping
+    # a,b,c -> list; a=1 (repeated) -> mapping; a:0.5 (repeated) -> rewards with their weights
+    shape: Literal["one", "list", "pairs", "weights"] = "one"
     group: str | None = None  # registry group whose names are values; help lists them
     use: Literal["read", "written"] | None = None  # of formats: which of them
 
@@ -44,7 +45,7 @@ class ConfigOption:
         shown = "" if hidden else f" [default: {_show(default)}]"
         known = f"; known: {', '.join(names(self.group, self.use))}" if self.group else ""
         text = f"{field.description or ''}{known}{shown} ({self.key})"
-        kind: Any = list[str] if self.shape == "pairs" else self.kind
+        kind: Any = list[str] if self.shape in {"pairs", "weights"} else self.kind
         annotation: Any = Annotated[
             kind | None, typer.Option(self.flag, help=text, metavar=self._meta(field.annotation))
         ]
@@ -53,7 +54,9 @@ class ConfigOption:
     def _meta(self, allowed: Any) -> str:
         """What stands for the value in help: the fixed values, where the key has them."""
         if self.shape == "pairs":
-            return "NAME=N"
+            return "NAME=N" if allowed == dict[str, int] else "NAME=NAME"
+        if self.shape == "weights":
+            return "NAME[:WEIGHT]"
         if self.shape == "list":
             return "A,B"
         fixed = choices(allowed)
@@ -71,7 +74,23 @@ class ConfigOption:
             if any(not sign for _, sign, _ in pairs):
                 raise UsageError(f"{self.flag} {','.join(given)}: expected NAME=VALUE")
             return {name.strip(): value.strip() for name, _, value in pairs}
+        if self.shape == "weights":
+            return [self._weighted(part) for text in given for part in text.split(",")]
         return given
+
+    def _weighted(self, text: str) -> dict[str, Any]:
+        """`name` or `name:0.5`, as the settings have it."""
+        name, sign, weight = text.strip().partition(":")
+        if not sign:
+            return {"reward": name}
+        try:
+            return {"reward": name, "weight": float(weight)}
+        except ValueError:
+            raise UsageError(
+                f"{self.flag} {text}: {weight!r} is no number",
+                hint=f"write {self.flag} NAME or {self.flag} NAME:WEIGHT; options of a reward go "
+                f"into -s '{self.key}=[{{reward: NAME, options: {{...}}}}]'",
+            ) from None
 
 
 def _show(value: Any) -> str:

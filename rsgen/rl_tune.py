@@ -50,32 +50,35 @@ def rl_tune(job: Job) -> RunSummary:
         if run.committed:
             return run.summary()
         # what the first start froze, not what this machine would choose
-        session = Session.start(opened, run.info.plan or plan, run.path / "state" / "rewards")
+        cache = run.path / "state" / "rewards"
+        session = Session.start(opened, run.info.plan or plan, cache, run.check_stop)
         try:
             return _tune(session, run)
         except (RuntimeError, MemoryError) as error:
             lack = memory_error(error)
             if lack is None:
                 raise
-            lack.hint = "begin anew with a smaller --batch-size: memory goes with it"
+            lack.hint = "use a smaller --batch-size, in a new --out: memory goes with it"
             raise lack from error
         finally:
             session.rewards.close()
 
 
 def _dry_run(opened: Opened) -> RunSummary:
-    session = Session.start(opened, opened.plan, None)
+    job = opened.job
+    cache = job.out / "state" / "rewards"  # of a run that was stopped; nothing is written there
+    session = Session.start(opened, opened.plan, cache, job.control.check)
     try:
         found = session.estimate()
     finally:
         session.rewards.close()
     return RunSummary(
-        opened.job.command,
-        str(opened.job.out),
+        job.command,
+        str(job.out),
         "dry-run",
         counts=found.counts(),
         tables={"plan": {"checkpoint": str(opened.checkpoint), **_plan_row(session)}},
-        notes=(found.text(), *opened.layouts.notes, *session.rewards.notes),
+        notes=(found.text(), *opened.notes, *session.rewards.notes),
     )
 
 
@@ -96,7 +99,7 @@ def _plan_row(session: Session) -> dict[str, float | int | str]:
 def _tune(session: Session, run: ProgramRun) -> RunSummary:
     opened, settings = session.opened, session.opened.settings
     note = run.reporter.note
-    for line in (*opened.layouts.notes, *session.rewards.notes):
+    for line in (*opened.notes, *session.rewards.notes):
         note(line)
     note(session.estimate().text())
     policy, learner = session.policy, session.learner

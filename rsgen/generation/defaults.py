@@ -61,4 +61,26 @@ def guidance_notes(asked: GenerateConfig, card: ModelCard) -> list[str]:
             "base without its layout branch, which was not trained for that; train with "
             "-s train.hint_dropout=0.1"
         )
-    return notes
+    return [*notes, *_tuned_notes(settings, card)]
+
+
+def _tuned_notes(settings: GenerateConfig, card: ModelCard) -> list[str]:
+    """Where a checkpoint of rl-tune paints otherwise than it was tuned; one note at most.
+
+    `settings` come settled; a size of None is the model's own.
+    """
+    now = {**settings.model_dump(), "size": settings.size or card.image_size}
+    differ = {
+        key: (now[key], card.training[f"tuned {key}"])
+        for key in ("steps", "text_guidance", "layout_guidance", "size")
+        if card.training.get(f"tuned {key}", now[key]) != now[key]
+    }
+    if not differ:
+        return []
+    here = ", ".join(f"{key} {value:g}" for key, (value, _) in differ.items())
+    there = ", ".join(f"{key} {value:g}" for key, (_, value) in differ.items())
+    flags = " ".join(f"--{k.replace('_', '-')} {value:g}" for k, (_, value) in differ.items())
+    return [
+        f"{here}: rl-tune taught this checkpoint with {there}, and what it learned may be lost "
+        f"otherwise; use {flags}"
+    ]

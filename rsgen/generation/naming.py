@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from rsgen.classes import united
 from rsgen.errors import DataError, UsageError
 from rsgen.hints import near_name
-from rsgen.records import ClassTable, ObjectClass, normal_name
+from rsgen.records import ClassTable, Layout, ObjectClass, normal_name
 
-__all__ = ["check_class_map", "known_classes", "model_class"]
+__all__ = ["Renaming", "check_class_map", "known_classes", "model_class"]
 
 NOTHING: Mapping[str, str] = {}
 
@@ -62,3 +64,38 @@ def check_class_map(class_map: Mapping[str, str], classes: ClassTable, model: Cl
                     + (f" (did you mean {near}?)" if near else ""),
                     hint=f"it is YOURS=ITS; classes {whose}: {', '.join(table.names)}",
                 )
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """Layouts with the model's names for the classes that `--class-map` names; others stay.
+
+    `classes` is the table afterwards; `names`, from a name of the table `own` before it.
+    """
+
+    own: ClassTable
+    classes: ClassTable
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, own: ClassTable, model: ClassTable, class_map: Mapping[str, str]) -> Renaming:
+        told = {normal_name(name) for name in class_map}
+        names, tables = {}, list[ClassTable]()
+        for entry in own.classes:
+            mapped = any(normal_name(name) in told for name in (entry.name, *entry.aliases))
+            found = model_class(entry, model, class_map) if mapped else None
+            if found is not None:
+                names[entry.name] = found.name
+                entry = replace(entry, name=found.name, aliases=())
+            tables.append(ClassTable((entry,)))
+        return cls(own, united(tables) if names else own, names)
+
+    def __call__(self, layout: Layout) -> Layout:
+        """The layout under the new names."""
+        if not self.names:
+            return layout
+        labels = {i.label: self.own.resolve(i.label).name for i in layout.instances}
+        moved = (
+            replace(i, label=self.names.get(labels[i.label], i.label)) for i in layout.instances
+        )
+        return replace(layout, instances=tuple(moved))

@@ -261,6 +261,8 @@ class RewardSetup:
     judge: a train-judge OUT (its judge A is opened, never B). checkpoint: the model that tuning
     starts from, whose autoencoder is an encoder. cache: a folder for features of real images.
     real_options: settings of the extract-masks run that made the real set, by dotted key.
+    check_stop: raises Stopped where that was asked for; called while real images are looked at.
+    preview: a dry run: as few real images as will do, for what a reward costs an image.
     """
 
     classes: ClassTable
@@ -272,6 +274,8 @@ class RewardSetup:
     device: str = "cpu"
     seed: int = 0
     cache: Path | None = None
+    check_stop: Callable[[], None] = lambda: None
+    preview: bool = False
 
     def path(self, name: str) -> str:
         """The input of that name, as scorers ask for it; empty where it was not given."""

@@ -96,8 +96,10 @@ class Distribution:
             least=(WARM + 1) * self.k,
             seed=item_seed(setup.seed, "rl-tune/real", "distribution"),
             cache=setup.cache,
+            check_stop=setup.check_stop,
+            preview=setup.preview,
         )
-        return DistributionReward(self, encoder, cutter, bank)
+        return DistributionReward(self, encoder, cutter, bank, setup.preview)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,12 @@ class DistributionReward:
     """Keeps to `Reward`."""
 
     def __init__(
-        self, options: Distribution, encoder: Encoder, cutter: _Cutter, bank: RealBank
+        self,
+        options: Distribution,
+        encoder: Encoder,
+        cutter: _Cutter,
+        bank: RealBank,
+        preview: bool = False,
     ) -> None:
         self._encoder, self._cut, self._real = encoder, cutter, bank
         self._fingerprint = bank.fingerprint()
@@ -170,6 +177,8 @@ class DistributionReward:
             max_age=options.max_age,
         )
         self.notes = self._notes(options)
+        if preview:
+            self.notes = (*self.notes, "distribution: a dry run looks at a few real images only")
 
     def _notes(self, options: Distribution) -> tuple[str, ...]:
         bank = self._real

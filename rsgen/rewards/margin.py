@@ -156,6 +156,8 @@ class _Source:
             device=setup.device,
             seed=setup.seed,
             cache=setup.cache,
+            check_stop=setup.check_stop,
+            preview=setup.preview,
         )
         return cls(rules_of(info), told, frozen)
 
@@ -180,7 +182,7 @@ def _resolved(source: _Source, setup: RewardSetup, most: int) -> Thresholds:
     bounds = {rule.name: rule.bound(scores[rule.name]) for rule in source.rules}
     shown = {name: score_quantiles(found) for name, found in scores.items() if found}
     found = Thresholds(bounds, len(numbers), (), None, shown)
-    if path is not None:
+    if path is not None and not setup.preview:
         replace_bytes(path, (json.dumps(found.to_json(), sort_keys=True) + "\n").encode())
     return found
 
@@ -193,6 +195,7 @@ def _real_scores(
     pictures: dict[str, Pixels] = {}
     scores: dict[str, dict[str, list[float]]] = {rule.name: {} for rule in source.rules}
     for number in numbers:
+        setup.check_stop()
         ((pixels, sample),) = real.samples([number])
         pictures[sample.id] = pixels
         item = score_samples([sample], source.scorers, lambda s: pictures[s.id], batch_size=1)[0]

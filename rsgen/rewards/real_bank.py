@@ -17,7 +17,7 @@ from rsgen.images import Pixels, replace_bytes
 from rsgen.records import Layout
 from rsgen.request import digest
 from rsgen.rewards.base import Floats, RealImages
-from rsgen.rewards.encoders import Encoder
+from rsgen.rewards.encoders import BATCH, Encoder
 from rsgen.rewards.neighbours import Whitening
 
 __all__ = ["Cutter", "RealBank", "open_real_bank"]
@@ -83,6 +83,8 @@ def open_real_bank(
     least: int,
     seed: int,
     cache: Path | None,
+    check_stop: Callable[[], None] = lambda: None,
+    preview: bool = False,
 ) -> RealBank:
     """The bank from the cache folder, or made and put there.
 
@@ -90,17 +92,20 @@ def open_real_bank(
         cut_key: JSON that tells this cut from another; the file is named by it, by the encoder's
             hash and by what identifies the real images.
         most: real images at most, a fair draw. least: pictures below which nothing can be said.
+        check_stop: called before each batch that is encoded. preview: no more pictures than will
+            do are looked at, and nothing is written.
 
     Raises:
-        UsageError: too few pictures. Errors of the encoder.
+        UsageError: too few pictures. Stopped: `check_stop` raised it. Errors of the encoder.
     """
     key = digest([SCHEMA, real.identity, encoder.identity(), cut_key, most, dimensions, seed])
     path = None if cache is None else cache / f"real-{key}.npz"
     found = None if path is None else RealBank.read(path)
     if found is not None:
         return found
-    bank = _made(real, encoder, cut, real.drawn(most, seed), dimensions, least)
-    if path is not None:
+    numbers, enough = real.drawn(most, seed), max(least, GROUP) if preview else None
+    bank = _made(real, encoder, cut, numbers, dimensions, least, enough, check_stop)
+    if path is not None and not preview:
         replace_bytes(path, bank.to_bytes())
     return bank
 
@@ -112,6 +117,8 @@ def _made(
     numbers: Sequence[int],
     dimensions: int,
     least: int,
+    enough: int | None,
+    check_stop: Callable[[], None],
 ) -> RealBank:
     features, labels = list[npt.NDArray[np.float32]](), list[int]()
     failed = 0
@@ -126,10 +133,12 @@ def _made(
             pictures += some
             names += own
         if pictures:
-            rows = encoder.features(pictures)
+            rows = _encoded(encoder, pictures, check_stop)
             good = np.asarray(np.isfinite(rows).all(axis=1))
             features.append(rows[good])
             labels += [name for name, ok in zip(names, good, strict=True) if ok]
+        if enough is not None and len(labels) >= enough:
+            break
     count = len(labels)
     if count < least:
         raise UsageError(
@@ -140,3 +149,14 @@ def _made(
     every = np.concatenate(features)
     whitening = Whitening.fit(every, dimensions)
     return RealBank(whitening(every), np.array(labels, dtype=np.int64), whitening, failed)
+
+
+def _encoded(
+    encoder: Encoder, pictures: Sequence[Pixels], check_stop: Callable[[], None]
+) -> npt.NDArray[np.float32]:
+    """Features of pictures, in the encoders' own batches."""
+    rows = []
+    for start in range(0, len(pictures), BATCH):
+        check_stop()
+        rows.append(encoder.features(pictures[start : start + BATCH]))
+    return np.concatenate(rows)

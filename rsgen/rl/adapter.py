@@ -46,6 +46,11 @@ class Learner:
         if self.learn == "full":
             self._start = [p.detach().clone() for p in self.parameters().values()]
 
+    @property
+    def start_bytes(self) -> int:
+        """Memory of the remembered start; low-rank layers are switched off instead."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._start)
+
     def parameters(self) -> dict[str, nn.Parameter]:
         """What learns, by name, in a fixed order."""
         return {

@@ -32,9 +32,9 @@ class Estimate:
     learned: int  # network calls with gradients, as many again without for the start
     epochs: int
     learning: int  # weights
-    weights_bytes: int
+    weights_bytes: int  # of the networks, and of the start where all of them learn
     learning_bytes: int  # gradients and moments
-    buffer_bytes: int
+    buffer_bytes: int  # trajectories of an epoch, and of the one before where rl_tune.lag is 1
     paint_seconds: float
     reward_seconds: float
     update_seconds: float
@@ -88,6 +88,7 @@ def estimate(
     *,
     epochs: int,
     updates: int,
+    lag: int,
 ) -> Estimate:
     """Paint and reward one batch, and scale; nothing is learned or remembered."""
     share = len(shape.own(0))
@@ -115,9 +116,10 @@ def estimate(
         learned=round(shape.images * window * calls),
         epochs=epochs,
         learning=learning,
-        weights_bytes=sum(p.numel() * p.element_size() for n in networks for p in n.parameters()),
+        weights_bytes=sum(p.numel() * p.element_size() for n in networks for p in n.parameters())
+        + learner.start_bytes,
         learning_bytes=sum(3 * p.numel() * p.element_size() for p in parameters),
-        buffer_bytes=shape.images // shape.ranks * bytes_a_sample(policy, storage),
+        buffer_bytes=(1 + lag) * (shape.images // shape.ranks) * bytes_a_sample(policy, storage),
         paint_seconds=(painted - started) * scale,
         reward_seconds=(rewarded - painted) * scale,
         update_seconds=UPDATE_COST * a_step * window * scale,

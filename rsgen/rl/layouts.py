@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from rsgen.errors import DataError
 from rsgen.generation.layouts import GivenLayouts, LayoutSource, PoolLayouts
+from rsgen.generation.naming import Renaming
 from rsgen.records import ClassTable, Layout, Provenance, Sample
 from rsgen.request import item_seed
 from rsgen.settings import GenerateConfig
@@ -39,13 +40,18 @@ class TuningLayouts:
     """A stream of layouts with objects, and held ones of other scenes that are never in it.
 
     From a pool every layout is new. Given ones are dealt in a new order each pass. Place k of
-    the stream follows from (seed, k) alone.
+    the stream follows from (seed, k) alone. `renaming`: classes get the model's names, which
+    rewards and judges know, since nothing that is painted here is written with its labels.
     """
 
-    def __init__(self, source: LayoutSource, seed: int, held: int) -> None:
+    def __init__(
+        self, source: LayoutSource, seed: int, held: int, renaming: Renaming | None = None
+    ) -> None:
         self._source, self._seed = source, seed
-        self.classes: ClassTable = source.classes
-        self.notes = tuple(source.notes)
+        self._renaming = renaming or Renaming(source.classes, source.classes, {})
+        self._seen = set[int]()
+        self._bare = set[int]()
+        self._refused: dict[int, DataError] = {}
         self._limit = source.limit
         order: Iterable[int] = range(HELD_STREAM, HELD_STREAM + PATIENCE * held)
         if self._limit is not None:
@@ -59,10 +65,29 @@ class TuningLayouts:
             if len(self.held) == held:
                 break
         if not self.held:
-            raise _no_layouts("the layouts that could be held back")
+            raise self._nothing_left()
         self._taken = frozenset(d.number for d in self.held)
         self._scenes = frozenset(d.parent for d in self.held if d.parent is not None)
         self.take(0, 1)  # what cannot be tuned on is said before any work
+
+    @property
+    def classes(self) -> ClassTable:
+        """What the labels are of."""
+        return self._renaming.classes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know; how many cannot be used is known of those met so far."""
+        notes = tuple(self._source.notes)
+        if not self._refused:
+            return notes
+        first = next(iter(self._refused.values()))
+        why = first.message if first.hint is None else f"{first.message} ({first.hint})"
+        return (
+            *notes,
+            f"{len(self._refused)} of the first {len(self._seen)} layouts cannot be used and are "
+            f"left out; of one of them: {why}",
+        )
 
     def take(self, cursor: int, count: int) -> tuple[list[Drawn], int]:
         """The next `count` layouts from a place in the stream, and the place after them.
@@ -80,7 +105,7 @@ class TuningLayouts:
             if drawn is not None:
                 found.append(drawn)
             elif idle > patience:
-                raise _no_layouts(f"{idle} layouts")
+                raise self._nothing_left()
         return found, cursor
 
     def named(self, number: int) -> Drawn:
@@ -103,21 +128,36 @@ class TuningLayouts:
         return order
 
     def _usable(self, number: int) -> Drawn | None:
-        """Item k where it can be planned and has a thing to reward; else None."""
+        """Item k where it can be planned and has a thing to reward; else None, and counted."""
+        self._seen.add(number)
         try:
             item = self._source.item(number)
-        except DataError:
+        except DataError as error:
+            self._refused.setdefault(number, error)
             return None
-        things = any(not self.classes.is_stuff(i.label) for i in item.layout.instances)
-        return Drawn(number, item.layout, item.parent) if things else None
+        known = self._source.classes
+        if all(known.is_stuff(i.label) for i in item.layout.instances):
+            self._bare.add(number)
+            return None
+        return Drawn(number, self._renaming(item.layout), item.parent)
 
-
-def _no_layouts(what: str) -> DataError:
-    return DataError(
-        f"none of {what} has an object to reward",
-        hint="give layouts of the train split with objects of at least two scenes (one is held "
-        "back to choose the checkpoint by), or a pool: --pool POOL",
-    )
+    def _nothing_left(self) -> DataError:
+        """What became of all layouts that were met."""
+        found = [f"of {len(self._seen)} layouts"]
+        if self._refused:
+            first = next(iter(self._refused.values()))
+            found.append(f"{len(self._refused)} cannot be used (the first: {first.message})")
+        if self._bare:
+            found.append(f"{len(self._bare)} have no object to reward")
+        if self.held:
+            found.append("the others show the scenes that are held back to choose by")
+        hint = (
+            "give layouts of the train split with objects of at least two scenes (one is held "
+            "back to choose the checkpoint by), or a pool: --pool POOL"
+        )
+        if len(self._refused) > len(self._bare) and first.hint is not None:
+            hint = first.hint
+        return DataError(f"no layout to tune on: {', '.join(found)}", hint=hint)
 
 
 def open_layouts(
@@ -129,17 +169,20 @@ def open_layouts(
     size: int,
     seed: int,
     held: int,
+    class_map: Mapping[str, str],
     partial: frozenset[Path] = frozenset(),
 ) -> TuningLayouts:
     """Layouts of the train split, from labels (with a pool: with its shapes) or from a pool.
 
     Raises:
-        DataError: too few of them have objects.
+        DataError: too few of them have objects that the model knows. UsageError: `class_map`
+            names a class that is not there.
     """
+    settings = settings.model_copy(update={"class_map": dict(class_map)})
     if layouts:
         source: LayoutSource = GivenLayouts(
             layouts, pools, settings, model_classes, size, seed, partial
         )
     else:
         source = PoolLayouts(pools, settings, model_classes, size, seed)
-    return TuningLayouts(source, seed, held)
+    return TuningLayouts(source, seed, held, Renaming.of(source.classes, model_classes, class_map))

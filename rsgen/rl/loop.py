@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsgen.images import Pixels, replace_bytes
+from rsgen.errors import Stopped
+from rsgen.images import Pixels
 from rsgen.reporting import Reporter
 from rsgen.rewards.combine import Rewards
 from rsgen.rl import state as states
@@ -23,6 +23,7 @@ from rsgen.rl.credit import Credit
 from rsgen.rl.epoch import EpochShape, Experience, Painted, paint_epoch
 from rsgen.rl.layouts import TuningLayouts
 from rsgen.rl.objective import adapted_beta
+from rsgen.rl.page import METRICS, show, write_metrics
 from rsgen.rl.policy import Policy
 from rsgen.rl.pool import pool_tensors, pooled
 from rsgen.rl.safety import Alarm, EpochFacts, Limits, Watch
@@ -32,9 +33,8 @@ from rsgen.settings import RlTuneConfig
 from rsgen.training.session import stop_together
 from rsgen.training.state import fill_optimizer, optimizer_tensors, plain
 
-__all__ = ["METRICS", "Outcome", "Progress", "Tuner", "limits_of", "step_nats"]
+__all__ = ["Outcome", "Progress", "Tuner", "limits_of", "step_nats"]
 
-METRICS = "metrics.jsonl"
 RATES = (1 / 64, 64.0)  # of the rate that a run begins with
 STEP_NATS = 0.2
 LEAST_MOVED = 1e-9  # nats a step: rounding
@@ -297,9 +297,8 @@ class Tuner:
 
     def _look_at_start(self) -> None:
         """Paint the held layouts with the model as it was; score it where that was not done."""
-        if self.accelerator.is_main_process:
-            with self.learner.reference():
-                self.first = self.held.pictures()
+        with self.learner.reference():
+            self.first = self._pictures()
         if not self.progress.rows:
             look = self._scored(self.first, 0)
             self._remember(look, 0)
@@ -309,15 +308,31 @@ class Tuner:
             )
 
     def _look(self, epoch: int) -> Look:
-        pictures: list[Pixels | None] = []
+        pictures = self._pictures()
         if self.accelerator.is_main_process:
-            pictures = self.held.pictures()
             path = self.folder / "validation" / f"epoch-{epoch:05d}.png"
             if self.settings.grid:
                 self.held.grid(path, self.first, pictures, self.settings.grid)
         look = self._scored(pictures, epoch)
         self._remember(look, epoch)
         return look
+
+    def _pictures(self) -> list[Pixels | None]:
+        """Held layouts by the model as it is now, on the first rank; a stop ends all ranks."""
+        pictures: list[Pixels | None] = []
+        asked: list[Stopped] = []
+        if self.accelerator.is_main_process:
+            try:
+                pictures = self.held.pictures(self.check_stop)
+            except Stopped as error:
+                asked.append(error)
+
+        def check() -> None:
+            for error in asked:
+                raise error
+
+        stop_together(check, self.accelerator)
+        return pictures
 
     def _scored(self, pictures: Sequence[Pixels | None], epoch: int) -> Look:
         """The first rank's look, told to all."""
@@ -367,7 +382,24 @@ class Tuner:
             saved = states.SavedState(self.progress.epoch, counters, tensors)
             states.save(self.folder / "state", saved)
             write_metrics(self.folder / METRICS, self.progress.rows)
+            if "held score" in self.progress.rows[-1]:
+                self._show()
         self.accelerator.wait_for_everyone()
+
+    @property
+    def title(self) -> str:
+        return f"rl-tune: {self.settings.algorithm}, {' + '.join(self.rewards.names)}"
+
+    def _show(self) -> None:
+        """The page of a run that is not over: it may be stopped, or watched."""
+        progress = self.progress
+        start, best = self._look_of(0), self._look_of(progress.best_epoch)
+        note = f"Epoch {progress.epoch} of {self.epochs}; this run is not finished."
+        figures = {
+            f"held layouts by {self.held.by}, at the start": f"{start.score:.3f}",
+            f"the best so far, after epoch {progress.best_epoch}": f"{best.score:.3f}",
+        }
+        show(self.folder, self.title, progress.rows, figures=figures, notes=[note])
 
     def _restore(self) -> None:
         found = states.latest(self.folder / "state")
@@ -411,10 +443,3 @@ def saturated(painted: Painted) -> float:
     if painted.shape.samples < 2:
         return 0.0
     return float(flat_groups(painted.rewards.plain, painted.shape.groups).mean())
-
-
-def write_metrics(path: Path, rows: Sequence[Row]) -> None:
-    """One JSON object an epoch; the file is replaced as a whole."""
-    known = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-    text = "".join(json.dumps(row) + "\n" for row in known)
-    replace_bytes(path, text.encode("utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +103,10 @@ class Opened:
             size=size,
             seed=job.config.seed,
             held=settings.held_layouts,
+            class_map=settings.class_map,
             partial=frozenset(Path(r.path) for r in inputs if r.manifest_hash == "partial"),
         )
-        real = open_real(job, card.classes) if job.paths("real") else None
+        real = open_real(job, card.classes, settings.class_map) if job.paths("real") else None
         judge = str(job.paths("judge")[0]) if job.paths("judge") else ""
         specs = reward_specs(settings.rewards or (_default_reward(judge),))
         hashes = {"checkpoint": model_hash(checkpoint)}
@@ -132,7 +134,9 @@ class Opened:
         hashes |= {f"reward {name}": v for name, v in reward_hashes(specs, setup).items()}
         return opened
 
-    def setup(self, cache: Path | None) -> RewardSetup:
+    def setup(
+        self, cache: Path | None, check_stop: Callable[[], None] = lambda: None
+    ) -> RewardSetup:
         """What rewards look with."""
         real: RealImages | None = None
         tables = [self.layouts.classes]
@@ -150,11 +154,25 @@ class Opened:
             device=self.plan.device,
             seed=self.seed,
             cache=cache,
+            check_stop=check_stop,
+            preview=self.job.dry_run,
         )
 
     @property
     def seed(self) -> int:
         return self.job.config.seed
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the inputs."""
+        size, trained = self.painting.size, self.card.image_size
+        notes = [*self.layouts.notes, *(() if self.real is None else self.real.notes)]
+        if size != trained:
+            notes.append(
+                f"rl_tune.size {size}: the checkpoint paints {trained} px otherwise; what it "
+                f"learns at one size may show as a grid at another, so generate at {size} px too"
+            )
+        return tuple(notes)
 
 
 def check_settings(settings: RlTuneConfig) -> None:

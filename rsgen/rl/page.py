@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import base64
+import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from rsgen.images import replace_bytes
 from rsgen.pictures import write_figure
 
-__all__ = ["write_curves", "write_page"]
+__all__ = ["METRICS", "show", "write_curves", "write_metrics"]
+
+METRICS = "metrics.jsonl"
+MOST_GRIDS = 12
+JPEG_QUALITY = 85
 
 Rows = Sequence[Mapping[str, Any]]
 # Panel -> the columns that it shows where they are in the rows; the others are raw terms.
@@ -49,12 +58,13 @@ def write_curves(path: Path, rows: Rows) -> Path:
         axes.grid(alpha=0.3)
         if len(names) > 1 or title == "raw terms":
             axes.legend(frameon=False, fontsize=7)
-    return write_figure(figure, path)
+    part = write_figure(figure, path.with_name(f".{path.name}.tmp"))
+    return part.replace(path)
 
 
 def _points(rows: Rows, name: str) -> list[tuple[int, float]]:
     found = [(int(row["epoch"]), row[name]) for row in rows if row.get(name) is not None]
-    return [(epoch, float(value)) for epoch, value in found if value == value]
+    return [(epoch, float(value)) for epoch, value in found if math.isfinite(value)]
 
 
 PAGE = """<!doctype html>
@@ -77,6 +87,8 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; padding-top: .8rem;
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem }
 th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid var(--line) }
 img { max-width: 100%; height: auto; background: #fff }
+details { margin: .4rem 0 }
+summary { cursor: pointer; padding: .2rem 0 }
 </style></head><body>
 <h1>{{ title }}</h1>
 {% for line in notes %}<p>{{ line }}</p>{% endfor %}
@@ -85,9 +97,12 @@ img { max-width: 100%; height: auto; background: #fff }
 <h2>Curves</h2>
 <p class="quiet">Held layouts are never tuned on. A reward that grows while the held score falls is
 being fooled.</p>
-<img alt="curves" src="data:image/png;base64,{{ curves }}">
-{% for name, data in pictures.items() %}<h2>{{ name }}</h2>
-<img alt="{{ name }}" src="data:image/png;base64,{{ data }}">{% endfor %}
+<img alt="curves" src="{{ curves }}">
+{% if grids %}<h2>The same layouts and noise, at the start and later</h2>
+{% for grid in grids %}<details{% if grid.open %} open{% endif %}>
+<summary>{{ grid.title }}</summary>
+<img alt="images {{ grid.title }}" src="{{ grid.source }}"></details>
+{% endfor %}{% endif %}
 <h2>Every epoch</h2>
 <div class="scroll"><table><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
@@ -96,19 +111,24 @@ being fooled.</p>
 """
 
 
-def write_page(
-    path: Path,
-    *,
+def show(
+    folder: Path,
     title: str,
     rows: Rows,
+    *,
     figures: Mapping[str, str],
     notes: Sequence[str],
-    curves: Path,
-    pictures: Mapping[str, Path],
-) -> Path:
-    """One self-contained HTML page; nothing is fetched from elsewhere."""
+    kept: int | None = None,
+) -> dict[str, Path]:
+    """Write OUT/page.html and OUT/curves.png, each replaced as a whole; artifacts by name.
+
+    Grids of OUT/validation are in the page, of so many epochs at most; `kept` is the epoch whose
+    weights are saved, once that is known. Nothing is fetched from elsewhere.
+    """
     from jinja2 import Environment
 
+    curves = write_curves(folder / "curves.png", rows)
+    grids = sorted((folder / "validation").glob("epoch-*.png"))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = (
         Environment(autoescape=True, trim_blocks=True)
@@ -117,21 +137,57 @@ def write_page(
             title=title,
             notes=notes,
             figures=figures,
-            curves=_inline(curves),
-            pictures={name: _inline(file) for name, file in pictures.items()},
+            curves=_inline(curves.read_bytes(), "png"),
+            grids=_shown(grids, kept),
             columns=[c.removeprefix("term ") for c in columns],
             rows=[[_cell(row.get(c)) for c in columns] for row in rows],
         )
     )
+    page = folder / "page.html"
+    replace_bytes(page, text.encode("utf-8"))
+    found = {"page": page, "curves": curves}
+    return {**found, "validation": grids[-1]} if grids else found
+
+
+def _shown(grids: Sequence[Path], kept: int | None) -> list[dict[str, Any]]:
+    """What the page has of the grids, newest first; the newest and the kept one are open."""
+    epochs = {int(path.stem.rpartition("-")[2]): path for path in grids}
+    every = sorted(epochs)
+    places = np.linspace(0, len(every) - 1, min(len(every), MOST_GRIDS)).round().astype(int)
+    chosen = {every[k] for k in places} | ({kept} & set(every))
+    found = []
+    for epoch in sorted(chosen, reverse=True):
+        is_open = epoch in (every[-1], kept)
+        saved = ", whose weights are saved" if epoch == kept else ""
+        data = epochs[epoch].read_bytes()
+        source = _inline(data, "png") if is_open else _inline(_smaller(data), "jpeg")
+        found.append({"title": f"after epoch {epoch}{saved}", "open": is_open, "source": source})
+    return found
+
+
+def _smaller(png: bytes) -> bytes:
+    """A picture as JPEG: a tenth of the bytes."""
+    pixels = cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_COLOR)
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def _inline(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def write_metrics(path: Path, rows: Rows) -> None:
+    """One JSON object an epoch; the file is replaced as a whole."""
+    known = [{k: v if _plain(v) else None for k, v in row.items()} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in known)
     replace_bytes(path, text.encode("utf-8"))
-    return path
 
 
-def _inline(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii")
+def _plain(value: Any) -> bool:
+    """Whether JSON has it: no infinity, and nothing that is not a number."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _cell(value: Any) -> str:
-    if value is None or value != value:
+    if value is None or not _plain(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

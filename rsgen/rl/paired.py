@@ -12,7 +12,7 @@ from typing import Any
 from rsgen.augment import AugmentSettings
 from rsgen.data import TrainingImages, automatic_views
 from rsgen.errors import DataError, UsageError
-from rsgen.generation.naming import known_classes
+from rsgen.generation.naming import Renaming, known_classes
 from rsgen.job import Job
 from rsgen.models.card import ModelCard
 from rsgen.models.stable_diffusion import StableDiffusion
@@ -39,10 +39,13 @@ class Real:
     images: TrainingImages
     fingerprint: str
     options: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
-def open_real(job: Job, model: ClassTable) -> Real:
+def open_real(job: Job, model: ClassTable, class_map: Mapping[str, str]) -> Real:
     """Open --real; images with objects of classes that the model does not know are left out.
+
+    Classes of `class_map` get the model's names, as those of the layouts do.
 
     Raises:
         UsageError: more than one. DataError: no train images.
@@ -52,7 +55,7 @@ def open_real(job: Job, model: ClassTable) -> Real:
         raise UsageError(f"--real takes one run, got {len(paths)}", hint="leave the others out")
     run = open_samples(paths[0], job.allow_partial)
     whole = TrainingImages.from_runs([run], run.classes, MAX_LOST_LABELS, "train")
-    known = {entry.name for entry in known_classes(run.classes, model).classes}
+    known = {entry.name for entry in known_classes(run.classes, model, class_map).classes}
     samples = [
         s
         for s in whole.samples
@@ -62,16 +65,24 @@ def open_real(job: Job, model: ClassTable) -> Real:
         raise DataError(
             f"{paths[0]}: every image shows a class that the model does not know; it knows "
             f"{', '.join(model.names)}",
-            hint="fine-tune the model on these classes first: rsgen train RUN --base CHECKPOINT",
+            hint="fine-tune the model on these classes first (rsgen train RUN --base CHECKPOINT), "
+            "or say what it calls them: --class-map YOURS=ITS",
         )
-    images = TrainingImages(samples, run.read_image, run.classes)
+    renaming = Renaming.of(run.classes, model, class_map)
+    renamed = [replace(s, layout=renaming(s.layout)) for s in samples]
+    images = TrainingImages(renamed, run.read_image, renaming.classes)
+    lost = len(whole.samples) - len(samples)
+    notes = (
+        f"{lost} of {len(whole.samples)} real images show classes that the model does not know: "
+        "left out",
+    )
     options = {
         f"{section}.{key}": value
         for section, keys in run.info.config.model_dump(mode="json").items()
         if isinstance(keys, dict)
         for key, value in keys.items()
     }
-    return Real(images, run.info.fingerprint, options)
+    return Real(images, run.info.fingerprint, options, notes if lost else ())
 
 
 def paired_of(

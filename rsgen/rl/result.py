@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from rsgen.errors import GateMissed
+from rsgen.errors import GateMissed, Stopped
 from rsgen.models.base import load_model
 from rsgen.models.lora import add_adapter
 from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.reporting import RunSummary
-from rsgen.rl.loop import METRICS, Outcome, Tuner
-from rsgen.rl.page import write_curves, write_page
+from rsgen.rl.loop import Outcome, Tuner
+from rsgen.rl.opened import Opened
+from rsgen.rl.page import METRICS, show
 from rsgen.rl.selection import Measure
 from rsgen.rl.session import Session
 from rsgen.runs import ProgramRun
-from rsgen.settings import RlTuneConfig
+from rsgen.settings import GenerateConfig, RlTuneConfig
 from rsgen.training.result import write_checkpoint
 
 __all__ = ["commit_tuned", "follow"]
@@ -25,37 +28,33 @@ __all__ = ["commit_tuned", "follow"]
 
 def follow(session: Session, run: ProgramRun, outcome: Outcome) -> RunSummary:
     """What the ranks say that write nothing; their exit code is the first rank's."""
-    told = torch.zeros(1, device=session.accelerator.device)
-    code = int(session.accelerator.reduce(told, "sum"))
+    code = _told(session, 0)
+    if code == Stopped.exit_code:
+        raise Stopped("the first rank was asked to stop", hint="run the same line")
     status = "done" if code == 0 else "gate-missed"
     return RunSummary(run.info.command, str(run.path), status, exit_code=code)
 
 
 def commit_tuned(session: Session, run: ProgramRun, tuner: Tuner, outcome: Outcome) -> RunSummary:
-    opened, settings = session.opened, session.opened.settings
-    measure = _measured(session, tuner)
-    notes, missed = _verdict(settings, outcome, measure, bool(opened.judge))
+    opened = session.opened
+    try:
+        measure = _measured(session, tuner, run.check_stop)
+    except Stopped:
+        _told(session, Stopped.exit_code)
+        raise
+    notes, missed = _verdict(opened, run.path, outcome, measure)
     artifacts = _save(session, run, tuner, outcome)
-    rows = outcome.progress.rows
-    curves = write_curves(run.path / "curves.png", rows)
-    figures = _figures(outcome, measure)
-    grids = sorted((run.path / "validation").glob("epoch-*.png"))
-    shown = {"The same layouts and noise, at the start and now": grids[-1]} if grids else {}
-    page = write_page(
-        run.path / "page.html",
-        title=f"rl-tune: {settings.algorithm}, {' + '.join(s.name for s in opened.specs)}",
-        rows=rows,
-        figures=figures,
+    artifacts |= show(
+        run.path,
+        tuner.title,
+        outcome.progress.rows,
+        figures=_figures(outcome, measure),
         notes=notes,
-        curves=curves,
-        pictures=shown,
+        kept=outcome.kept,
     )
-    artifacts |= {"page": page, "curves": curves, "metrics": run.path / METRICS}
-    if grids:
-        artifacts["validation"] = grids[-1]
+    artifacts["metrics"] = run.path / METRICS
     exit_code = GateMissed.exit_code if missed else 0
-    told = torch.tensor([float(exit_code)], device=session.accelerator.device)
-    session.accelerator.reduce(told, "sum")
+    _told(session, exit_code)
     shape = session.shape
     done = outcome.progress.epoch
     return run.commit(
@@ -71,31 +70,43 @@ def commit_tuned(session: Session, run: ProgramRun, tuner: Tuner, outcome: Outco
     )
 
 
-def _measured(session: Session, tuner: Tuner) -> Measure | None:
+def _told(session: Session, code: int) -> int:
+    """The first rank's exit code, which the others wait for with 0."""
+    told = torch.tensor([float(code)], device=session.accelerator.device)
+    return int(session.accelerator.reduce(told, "sum"))
+
+
+def _measured(session: Session, tuner: Tuner, check_stop: Callable[[], None]) -> Measure | None:
     """Judge B, which has chosen nothing, once: the start against the weights that are saved."""
     judge = session.opened.judge
     if not judge or session.opened.settings.gate == "none":
         return None
-    return tuner.held.measured(Path(judge), tuner.first, tuner.held.pictures())
+    return tuner.held.measured(Path(judge), tuner.first, tuner.held.pictures(check_stop))
 
 
 def _verdict(
-    settings: RlTuneConfig, outcome: Outcome, measure: Measure | None, judged: bool
+    opened: Opened, out: Path, outcome: Outcome, measure: Measure | None
 ) -> tuple[list[str], bool]:
     """What is said, and whether the gate was missed."""
-    notes = []
+    settings, notes = opened.settings, []
     missed = False
     end, start = outcome.end, outcome.start
     chosen = outcome.kept
-    notes.append(
-        f"the weights of epoch {chosen} are saved: {end.score:.3f} on held layouts by {end.by}, "
-        f"{start.score:.3f} at the start"
-    )
+    if chosen == 0:
+        notes.append(
+            f"nothing was better than the start ({start.score:.3f} on held layouts by "
+            f"{start.by}): {out / 'model'} equals {opened.checkpoint}"
+        )
+    else:
+        notes.append(
+            f"the weights of epoch {chosen} are saved: {end.score:.3f} on held layouts by "
+            f"{end.by}, {start.score:.3f} at the start"
+        )
     if outcome.alarm is not None and outcome.alarm.stop:
         notes.append(f"stopped early: {outcome.alarm.sentence}")
         missed = True
     if measure is None:
-        why = "rl_tune.gate is none" if judged else "no --judge was given"
+        why = "rl_tune.gate is none" if opened.judge else "no --judge was given"
         notes.append(f"no independent judge measured the result ({why})")
     else:
         before, after = measure.ap50
@@ -157,6 +168,7 @@ def _save(session: Session, run: ProgramRun, tuner: Tuner, outcome: Outcome) -> 
             "tuned": f"rl-tune {settings.algorithm}",
             "tuned epochs": outcome.kept,
             "tuned rewards": "+".join(s.name for s in opened.specs),
+            **sampler_row(opened.painting, settings),
         },
     )
     if networks:
@@ -167,3 +179,16 @@ def _save(session: Session, run: ProgramRun, tuner: Tuner, outcome: Outcome) -> 
         learner.copy_to(whole)
     artifacts["model"] = write_checkpoint(whole, card, run.path / "model")
     return artifacts
+
+
+def sampler_row(painting: GenerateConfig, settings: RlTuneConfig) -> dict[str, Any]:
+    """How held layouts were painted, for the card: `generate` says where it does otherwise."""
+    return {
+        "tuned steps": settings.steps,
+        "tuned size": painting.size,
+        "tuned text_guidance": painting.text_guidance,
+        "tuned layout_guidance": painting.layout_guidance,
+        "tuned window": list(settings.window),
+        "tuned rule": settings.rule,
+        "tuned eta": settings.eta,
+    }

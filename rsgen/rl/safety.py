@@ -94,7 +94,7 @@ class Watch:
         return Alarm(
             "not finite",
             f"{facts.skipped} batches had rewards or losses that are not numbers: use a smaller "
-            "rl_tune.lr or execution.dtype=fp32",
+            "rl_tune.step_nats (or rl_tune.lr, where that is a number), or execution.dtype=fp32",
             stop=True,
         )
 
@@ -104,7 +104,8 @@ class Watch:
         return Alarm(
             "KL too far",
             f"the model went {facts.kl:.3g} nats a step from its start, over rl_tune.kl_max "
-            f"{self.limits.kl_max:.3g}: use a smaller rl_tune.lr or a larger rl_tune.beta",
+            f"{self.limits.kl_max:.3g}: use a smaller rl_tune.step_nats (or rl_tune.lr, where that "
+            "is a number) or a larger rl_tune.beta",
             stop=True,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,10 +80,11 @@ class Held:
         """Whose score chooses."""
         return "the reward" if self.scorer is None else "judge A"
 
-    def pictures(self) -> list[Pixels | None]:
-        """One image a held layout, by the model as it is now."""
+    def pictures(self, check_stop: Callable[[], None]) -> list[Pixels | None]:
+        """One image a held layout, by the model as it is now; `check_stop` before each batch."""
         painter, found = self.policy.painter, list[Pixels | None]()
         for start in range(0, len(self.held), self.batch_size):
+            check_stop()
             rows = slice(start, start + self.batch_size)
             layouts = [d.layout for d in self.held[rows]]
             with self.policy.accelerator.autocast():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,18 @@ class Session:
     lr: float
 
     @classmethod
-    def start(cls, opened: Opened, plan: Plan, cache: Path | None) -> Session:
+    def start(
+        cls,
+        opened: Opened,
+        plan: Plan,
+        cache: Path | None,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> Session:
+        """Load all of it. `check_stop` is asked while real images are encoded.
+
+        Raises:
+            UsageError: settings and networks do not fit. Stopped.
+        """
         settings = opened.settings
         torch.set_num_threads(plan.threads)
         accelerator = make_accelerator(device_name(plan.device), plan.dtype)
@@ -92,7 +104,7 @@ class Session:
             lr = FULL_LR if settings.learn == "full" else LORA_LR
             if sum(p.numel() for p in model.unet.parameters()) < SMALL_UNET:
                 lr *= SMALL_FACTOR
-        rewards = open_rewards(opened.specs, opened.setup(cache), settings.control)
+        rewards = open_rewards(opened.specs, opened.setup(cache, check_stop), settings.control)
         return cls(opened, plan, model, policy, learner, rewards, shape, DTYPES[storage], lr)
 
     @property
@@ -120,4 +132,5 @@ class Session:
             self.storage,
             epochs=self.opened.settings.epochs,
             updates=self.opened.settings.updates,
+            lag=self.opened.settings.lag,
         )

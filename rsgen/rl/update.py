@@ -23,10 +23,10 @@ from rsgen.training.loop import average_gradients
 
 __all__ = ["Paired", "UpdateSettings", "UpdateStats", "Updater", "ratio_bound"]
 
-CAUSES = (
-    "dropout or another mode of the networks in one of the two passes; another batch size or "
-    "number type; a compiled network in one pass only; latents rounded after they were scored; "
-    "a kernel that is not deterministic"
+CURES = (
+    "try execution.dtype=fp32 (--dtype fp32), else another --batch-size, in a new --out; what is "
+    "left is a network that does not repeat itself: dropout, one that was compiled for one pass "
+    "only, a kernel that is not deterministic"
 )
 
 
@@ -65,7 +65,7 @@ class UpdateStats:
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    off: float = 0.0  # largest |ratio - 1| before the first update
+    off: float = 0.0  # largest |ratio - 1| before the first update, inf where it is no number
     skipped: int = 0  # updates with numbers that are not finite
     left: int = 0  # updates that were left out: the policy had moved far enough
 
@@ -110,7 +110,7 @@ class Updater:
         self.parameters: list[nn.Parameter] = list(learner.parameters().values())
         self.optimizer = self.accelerator.prepare(optimizer)
         self.clip = clip_range(settings.clip_nats, math.prod(policy.shape))
-        self.checked = False
+        self.checked = False  # by this process: a resume checks anew
 
     def update(
         self,
@@ -139,7 +139,7 @@ class Updater:
                 continue
             moved = self._accumulate(chosen, epoch, number, beta, stats, check_stop)
             if number == 0:
-                self._check_ratio(stats)
+                self._check_ratio(stats, [b for b, _ in chosen], [b for b, _ in pairs], epoch)
             if moved > self.settings.step_limit:
                 stats.left += self.settings.updates - number
                 self.optimizer.zero_grad()
@@ -166,7 +166,7 @@ class Updater:
                 now, start = values
                 off = (now.log_prob(batch.actions(k)) - batch.log_probs[:, k]).detach()
                 if number == 0 and batch.version == epoch:
-                    stats.off = max(stats.off, float(off.expm1().abs().max()))
+                    stats.off = max(stats.off, _off_one(off))
                 found = ratio_of(
                     now, batch.means[:, k], batch.actions(k), batch.log_probs[:, k],
                     self.settings.ratio,
@@ -197,15 +197,24 @@ class Updater:
 
     def moved(self, batch: Trajectories) -> float:
         """KL between the policy now and the one that painted a batch; nats a step, all ranks."""
-        predictor = self.policy.predictor(batch.drawn)
-        found = []
         with torch.no_grad():
-            for k, step in enumerate(batch.steps):
-                x = batch.states(k)
-                prediction = self.policy.predict(predictor, x, step)
-                now = self.policy.process.transition(x, prediction, step)
-                found.append(_nats(now, batch, k))
+            found = [_nats(now, batch, k) for k, now in enumerate(self._now(batch))]
         return self._mean_of_ranks(found)
+
+    def off(self, batch: Trajectories) -> float:
+        """How far a batch's ratios are from 1, on this rank; inf where one is no number."""
+        with torch.no_grad():
+            return max(
+                _off_one(now.log_prob(batch.actions(k)) - batch.log_probs[:, k])
+                for k, now in enumerate(self._now(batch))
+            )
+
+    def _now(self, batch: Trajectories) -> Iterator[Gaussian]:
+        """Of each stored step: the policy's Gaussian."""
+        predictor = self.policy.predictor(batch.drawn)
+        for k, step in enumerate(batch.steps):
+            x = batch.states(k)
+            yield self.policy.process.transition(x, self.policy.predict(predictor, x, step), step)
 
     def _mean_of_ranks(self, values: Sequence[float]) -> float:
         own = torch.tensor(float(np.mean(values)), device=self.policy.device)
@@ -220,19 +229,31 @@ class Updater:
                 start = process.transition(x, policy.predict(predictor, x, step), step)
             yield process.transition(x, policy.predict(predictor, x, step), step), start
 
-    def _check_ratio(self, stats: UpdateStats) -> None:
-        own = torch.tensor(stats.off, device=self.policy.device)
-        stats.off = float(self.accelerator.gather(own.reshape(1)).max())
+    def _check_ratio(
+        self,
+        stats: UpdateStats,
+        chosen: Sequence[Trajectories],
+        every: Sequence[Trajectories],
+        epoch: int,
+    ) -> None:
+        """Once, on images of this epoch: older ones of the pool have another ratio by right."""
+        own = [batch for batch in every if batch.version == epoch]
+        if not self.checked and own and all(batch.version != epoch for batch in chosen):
+            stats.off = self.off(own[0])
+        told = torch.tensor(stats.off, device=self.policy.device)
+        stats.off = float(self.accelerator.gather(told.reshape(1)).max())
         bound = ratio_bound(self.accelerator, self.clip)
-        if self.checked or stats.off <= bound:
+        if self.checked or not own:
+            return
+        if stats.off <= bound:
             self.checked = True
             return
         self.optimizer.zero_grad()
         raise SetupError(
             f"the model gives its own images another probability than when it painted them: the "
             f"ratio is off by {stats.off:.2g} before any update, at most {bound:.2g} is rounding; "
-            "nothing was learned",
-            hint=f"likely causes: {CAUSES}",
+            "nothing was learned from them",
+            hint=CURES,
         )
 
     def _step(self, stats: UpdateStats) -> None:
@@ -247,6 +268,12 @@ class Updater:
         stats.add({"gradient norm": float(norm) if norm is not None else math.nan})
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def _off_one(log_ratio: Tensor) -> float:
+    """Largest |ratio - 1|; `max` would pass over what is no number."""
+    far = log_ratio.detach().expm1().abs()
+    return float(torch.nan_to_num(far, nan=math.inf, posinf=math.inf).max())
 
 
 def _nats(now: Gaussian, batch: Trajectories, k: int) -> float:

@@ -30,7 +30,8 @@ class RlTuneConfig(Section):
     epochs: int = Field(20, ge=1, description="rounds of painting, rewarding and learning")
     rewards: tuple[RewardConfig, ...] | None = Field(
         None,
-        description="terms of the reward (default: detector with a judge, else remask)",
+        description="terms of the reward, added up; any scorer is one too: remask (masks found "
+        "anew), integrity ... (default: detector with a judge, else remask)",
     )
     learn: Literal["lora", "lora+controlnet", "full"] = Field(
         "lora",
@@ -40,7 +41,7 @@ class RlTuneConfig(Section):
     lora_rank: int = Field(16, ge=1, description="rank of LoRA layers")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
-        description="learning rate (auto: adapted after every epoch, so that the next one moves "
+        description="learning rate (auto: adapted after every epoch, so that the next one changes "
         "the model by rl_tune.step_nats)",
     )
     layouts: int = Field(32, ge=1, description="layouts an epoch")
@@ -68,6 +69,11 @@ class RlTuneConfig(Section):
     templates: tuple[str, ...] = Field(
         (), description="layout templates for a pool (default: by class)"
     )
+    class_map: dict[str, str] = Field(
+        default_factory=dict,
+        description="what the checkpoint and the judges call classes of the layouts and of --real: "
+        "yours=its",
+    )
     # ------------------------------------------------------------ the update
     baseline: Literal["group", "leave-one-out"] = Field(
         "leave-one-out", description="ddpo: what a reward is compared with, within its layout"
@@ -77,28 +83,35 @@ class RlTuneConfig(Section):
         1e-3, gt=0, description="least deviation that advantages are divided by, in reward units"
     )
     clip_nats: float = Field(
-        1.6, gt=0, description="trust region: largest log-ratio of a step in nats"
+        1.6,
+        gt=0,
+        description="how much likelier or less likely an image may get in one denoising step "
+        "before an epoch stops pushing it: largest log-ratio, in nats",
     )
     ratio: Literal["center", "plain", "norm"] = Field(
         "center",
         description="importance ratio: centred, as it is, or normalised (GRPO-Guard's RatioNorm)",
     )
-    beta: float = Field(0.01, ge=0, description="weight of the KL divergence from the start")
+    beta: float = Field(
+        0.01, ge=0, description="weight of how far the model has moved from its start (KL)"
+    )
     kl_target: Annotated[float, Field(gt=0)] | Literal["auto", "none"] = Field(
         "auto",
-        description="KL from the start, in nats a step, that beta adapts to (auto: a tenth of what "
-        "a step draws; none: beta stays)",
+        description="how far from its start the model is wanted: beta grows beyond it and shrinks "
+        "within (KL in nats a denoising step, larger: more changed; auto: where the mean of a step "
+        "has moved by a tenth of the step's noise; none: beta stays)",
     )
     kl_max: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
-        description="KL from the start, in nats a step, that ends the run (auto: half of what a "
-        "step draws)",
+        description="how far from its start the model may get before the run ends (KL in nats a "
+        "denoising step; auto: where the mean of a step has moved by half of the step's noise)",
     )
     step_nats: float | None = Field(
         None,
         gt=0,
-        description="with lr auto: how far one epoch should move the model, as KL in nats a step; "
-        "what is left of its updates is skipped once it has moved twice as far (default: 0.2)",
+        description="with lr auto: how far one epoch should move the model from where it was (KL "
+        "in nats a denoising step, larger: more changed); what is left of the epoch's updates is "
+        "skipped once it has moved twice as far (default: 0.2)",
     )
     clip_norm: float = Field(1.0, ge=0, description="gradient norm bound (0: none)")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
@@ -116,7 +129,9 @@ class RlTuneConfig(Section):
     critic_lr: float = Field(1e-3, gt=0, description="ppo: the critic's learning rate")
     # ------------------------------------------------------------ looking and stopping
     control: Literal["none", "negated", "shuffled"] = Field(
-        "none", description="reward turned round, or dealt to other images: controls for a study"
+        "none",
+        description="for a study, to see what is gained without the reward's help: negated (bad "
+        "images are rewarded), shuffled (rewards are dealt to other images)",
     )
     held_layouts: int = Field(
         32, ge=1, description="layouts that are not tuned on; checkpoints are chosen by them"

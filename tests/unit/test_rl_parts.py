@@ -154,7 +154,7 @@ def test_a_pool_gives_new_layouts_for_both() -> None:
 @pytest.mark.parametrize("source", [Given(40, bare=True), Given(None, bare=True), Given(2)])
 def test_too_little_to_tune_on_is_said_at_once(source: Given) -> None:
     """Catches a search without an end, and one scene that is both held back and tuned on."""
-    with pytest.raises(DataError, match="has an object to reward"):
+    with pytest.raises(DataError, match="no layout to tune on"):
         TuningLayouts(source, 1, 4)
 
 
