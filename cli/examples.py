@@ -40,6 +40,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "--reward distribution:0.5 --out tuned",
         "rl-tune model --pool pool -s 'rl_tune.rewards=[{reward: detector, options: "
         "{detectors: [hub:ORG/NAME]}}]' --out tuned",
+        "rl-tune model --layouts masks --real masks --judge judges -c of-diff-ddpo --out tuned",
         "rl-tune model --pool pool --judge judges --dry-run --out tuned   (what it will cost)",
     ),
     "generate": (

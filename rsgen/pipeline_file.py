@@ -59,13 +59,14 @@ def find_config(name: str) -> Path:
     )
     if len(found) == 1:
         return found[0]
-    known, train = (
-        [p.stem for p in sorted((root / kind).glob("*.yaml"))] for kind in ("pipelines", "train")
+    known, train, tune = (
+        [p.stem for p in sorted((root / kind).glob("*.yaml"))]
+        for kind in ("pipelines", "train", "tune")
     )
-    near = near_name(name, known + train)
+    near = near_name(name, known + train + tune)
     raise UsageError(
         f"{name}: no such file or template; pipelines: {', '.join(known)}; "
-        f"for train: {', '.join(train)}",
+        f"for train: {', '.join(train)}; for rl-tune: {', '.join(tune)}",
         hint=f"did you mean {near}?" if near and not path.suffix else check_path(path),
     )
 

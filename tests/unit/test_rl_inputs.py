@@ -47,7 +47,7 @@ def test_layouts_that_cannot_be_used_are_counted_with_the_reason(
     (note,) = [n for n in layouts.notes if "cannot be used" in n]
     assert note.startswith("8 of the first 12 layouts")
     assert "does not know class 'vessel'" in note and "--class-map 'vessel=ITS'" in note
-    with pytest.raises(DataError, match="12 cannot be used .*class 'vessel'") as caught:
+    with pytest.raises(DataError, match=r"12 cannot be used .*class 'vessel'") as caught:
         _opened(tmp_path / "none", model, [("vessel", "plane")] * 12)
     assert "--class-map" in str(caught.value.hint)
 
@@ -90,3 +90,11 @@ def test_renaming_swaps_and_merges() -> None:
     assert merged.classes.names == ("plane", "ship")
     assert [i.label for i in merged(_layout("vessel", "plane")).instances] == ["ship", "plane"]
     assert Renaming.of(own, model, {})(_layout("vessel")) == _layout("vessel")
+
+
+def test_another_size_than_the_checkpoints_is_said(tmp_path: Path, model: Path) -> None:
+    """Catches patterns at the size that images are made at, which nobody was warned of."""
+    rows = [("plane",)] * 6
+    larger = _opened(tmp_path / "larger", model, rows, **{"rl_tune.size": 2 * SIZE}).notes
+    assert any(f"rl_tune.size {2 * SIZE}: the checkpoint paints {SIZE} px" in n for n in larger)
+    assert not [n for n in _opened(tmp_path / "same", model, rows).notes if "rl_tune.size" in n]
