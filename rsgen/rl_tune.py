@@ -15,8 +15,9 @@ from rsgen.job import Job
 from rsgen.models.stable_diffusion import silence_libraries
 from rsgen.reporting import RunSummary
 from rsgen.rl.credit import credit_of
-from rsgen.rl.loop import Tuner, step_nats
+from rsgen.rl.loop import Tuner
 from rsgen.rl.opened import Opened
+from rsgen.rl.pace import step_nats
 from rsgen.rl.paired import paired_of
 from rsgen.rl.result import commit_tuned, follow
 from rsgen.rl.session import Session

@@ -23,6 +23,7 @@ from rsgen.rl.credit import Credit
 from rsgen.rl.epoch import EpochShape, Experience, Painted, paint_epoch
 from rsgen.rl.layouts import TuningLayouts
 from rsgen.rl.objective import adapted_beta
+from rsgen.rl.pace import adapted_rate, moved_nats, step_nats, target_of
 from rsgen.rl.page import METRICS, show, write_metrics
 from rsgen.rl.policy import Policy
 from rsgen.rl.pool import pool_tensors, pooled
@@ -33,11 +34,8 @@ from rsgen.settings import RlTuneConfig
 from rsgen.training.session import stop_together
 from rsgen.training.state import fill_optimizer, optimizer_tensors, plain
 
-__all__ = ["Outcome", "Progress", "Tuner", "limits_of", "step_nats"]
+__all__ = ["Outcome", "Progress", "Tuner", "limits_of"]
 
-RATES = (1 / 64, 64.0)  # of the rate that a run begins with
-STEP_NATS = 0.2
-LEAST_MOVED = 1e-9  # nats a step: rounding
 Row = dict[str, Any]
 
 
@@ -72,37 +70,6 @@ def limits_of(settings: RlTuneConfig, numbers: int) -> Limits:
     most = settings.kl_max
     furthest = moved_nats(0.5, numbers) if most == "auto" else most
     return Limits(settings.patience, furthest, control=settings.control != "none")
-
-
-def adapted_rate(rate: float, moved: float, target: float) -> float:
-    """The rate with which an epoch that moved `moved` nats would have moved `target`.
-
-    Nats go with the square of the rate, and faster where low-rank layers still are near nothing.
-    At most three times and at least half of what it was, and in RATES; where nothing moved (all
-    rewards of a layout alike), it stays.
-    """
-    if moved < LEAST_MOVED:
-        return rate
-    change = math.sqrt(target / moved) if math.isfinite(moved) else 0.0
-    return min(max(rate * min(max(change, 0.5), 3.0), RATES[0]), RATES[1])
-
-
-def target_of(settings: RlTuneConfig, numbers: int) -> float | None:
-    """The divergence that beta adapts to, in nats a step; None where beta stays."""
-    asked = settings.kl_target
-    if asked == "none":
-        return None
-    return moved_nats(0.1, numbers) if asked == "auto" else asked
-
-
-def step_nats(settings: RlTuneConfig) -> float:
-    """How far one epoch should move the model with lr auto, in nats a step."""
-    return settings.step_nats or STEP_NATS
-
-
-def moved_nats(share: float, numbers: int) -> float:
-    """Divergence of a step whose mean has moved by a share of what it draws, everywhere."""
-    return numbers * 0.5 * share**2
 
 
 @dataclass

@@ -14,7 +14,7 @@ from rsgen.generation.layouts import Item
 from rsgen.records import ClassTable
 from rsgen.rl.epoch import EpochShape, epoch_shape
 from rsgen.rl.layouts import HELD_STREAM, TuningLayouts
-from rsgen.rl.loop import RATES, adapted_rate
+from rsgen.rl.pace import RATES, adapted_rate
 from rsgen.rl.rewarding import group_diversity
 from rsgen.rl.safety import EpochFacts, Limits, Watch
 from tests.build import CLASSES, instance, layout
