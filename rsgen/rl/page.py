@@ -26,7 +26,7 @@ Rows = Sequence[Mapping[str, Any]]
 PANELS: dict[str, tuple[str, ...]] = {
     "reward": ("reward", "held reward"),
     "score on held layouts": ("held score",),
-    "KL from the start, nats a step": ("kl", "kl epoch"),
+    "moved: KL in nats a step": ("kl", "kl epoch"),
     "clipped share": ("clipped high", "clipped low"),
     "difference of a layout's images, grey levels": ("diversity",),
     "gradient norm": ("gradient norm",),
@@ -96,7 +96,8 @@ summary { cursor: pointer; padding: .2rem 0 }
 <div class="card"><b>{{ value }}</b>{{ name }}</div>{% endfor %}</div>
 <h2>Curves</h2>
 <p class="quiet">Held layouts are never tuned on. A reward that grows while the held score falls is
-being fooled.</p>
+being fooled. KL says how far the model has moved, kl from its start and kl epoch within an epoch;
+larger: more changed.</p>
 <img alt="curves" src="{{ curves }}">
 {% if grids %}<h2>The same layouts and noise, at the start and later</h2>
 {% for grid in grids %}<details{% if grid.open %} open{% endif %}>
