@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,13 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
+def _starts(model: Path) -> dict[str, Tensor]:
+    """Weights of both networks as a state names them."""
+    names = ("unet", "controlnet")
+    files = {n: load_file(model / n / "diffusion_pytorch_model.safetensors") for n in names}
+    return {f"{n}.{key}": tensor for n, file in files.items() for key, tensor in file.items()}
+
+
 # ---------------------------------------------------------------- what is learned
 
 
@@ -142,7 +149,14 @@ def test_equal_rewards_teach_nothing_and_end_the_run(
     assert any("all images have one reward" in note for note in summary.notes)
     row = rows_of(tmp_path / "out")[-1]
     assert (row["term integrity"], row["reward"], row["saturated"]) == (1.0, 2.0, 1.0)
-    assert _same(_weights(tmp_path / "out" / "model"), _weights(place.model))
+    # what the epoch has learned, and not OUT/model, which is of the start after such a stop
+    assert _same(dict(state_of(tmp_path / "out").tensors["weights"]), _starts(place.model))
+    out = tmp_path / "out"
+    said = f"{out / 'model'} equals {place.model}"
+    assert any(
+        n.startswith("nothing was better than the start") and said in n for n in summary.notes
+    )
+    assert _same(_weights(out / "model"), _weights(place.model))
 
 
 def test_the_ratio_is_checked_before_anything_is_learned(
@@ -158,7 +172,7 @@ def test_the_ratio_is_checked_before_anything_is_learned(
     monkeypatch.setattr(Policy, "predict", other)
     with pytest.raises(SetupError, match=r"the ratio is off by .* nothing was learned") as caught:
         tune()
-    assert "dropout" in str(caught.value.hint) and caught.value.exit_code == 4
+    assert "--dtype fp32" in str(caught.value.hint) and caught.value.exit_code == 4
     assert not is_committed(tmp_path / "out") and not (tmp_path / "out" / "state").exists()
 
 
@@ -218,12 +232,16 @@ def test_a_stopped_run_goes_on_bit_by_bit(
 
     Dossier test 16.
     """
-    keys = {**keys, "rl_tune.epochs": 3, "rl_tune.evaluate_every": 1}
+    keys = {**keys, "rl_tune.epochs": 3, "rl_tune.evaluate_every": 1, "rl_tune.grid": 1}
     listener = StopAfter(2)
     control = Control(requested=lambda: listener.reached)
     with pytest.raises(Stopped):
         tune("parts", reporter=listener, control=control, **keys)
     assert state_of(tmp_path / "parts").epoch == 2
+    page = (tmp_path / "parts" / "page.html").read_text(encoding="utf-8")
+    critic = "rl_tune.algorithm" in keys  # one epoch more, in which nothing is looked at
+    assert "this run is not finished" in page and page.count("<details") == (1 if critic else 2)
+    assert (tmp_path / "parts" / "curves.png").is_file()
     codes = [tune(name, **keys).exit_code for name in ("parts", "whole")]
     alarm = "rl_tune.rewards" in keys
     assert codes == [7 if alarm else 0] * 2
@@ -236,6 +254,9 @@ def test_a_stopped_run_goes_on_bit_by_bit(
     assert len(rows[0]) == 1 + (2 if alarm else 3 + ("critic" in one.tensors))
     models = [_weights(tmp_path / name / "model") for name in ("parts", "whole")]
     assert _same(*models)
+    page = (tmp_path / "parts" / "page.html").read_text(encoding="utf-8")
+    assert "not finished" not in page and "<details open>" in page
+    assert page.count("<details") == (1 if alarm else 3)
     again = tune("parts", **keys)
     assert again.status == "no-op"
 
@@ -310,6 +331,9 @@ def test_what_a_run_leaves(tune: Tune, tmp_path: Path, place: Place) -> None:
     assert rows_of(out)[-1]["paired loss"] > 0
     card = json.loads((out / "model" / "rsgen.json").read_text(encoding="utf-8"))
     assert card["training"]["tuned"] == "rl-tune ddpo"
+    assert {k: card["training"][f"tuned {k}"] for k in ("steps", "window", "size", "rule")} == {
+        "steps": 6, "window": [0.0, 0.5], "size": SIZE, "rule": "ddim",
+    }  # fmt: skip
     assert {p.name for p in out.iterdir()} >= {"manifest.json", "run.json", "events.jsonl"}
 
 
@@ -360,6 +384,8 @@ def test_a_dry_run_counts_and_writes_nothing(tune: Tune, tmp_path: Path) -> None
     assert (counts["images an epoch"], counts["network calls an epoch"]) == (8, 8 * 2 * (6 + 3 + 3))
     numbers = 4 * (SIZE // 4) ** 2
     assert counts["buffer bytes"] == 8 * (numbers * 4 * (4 + 3) + 3 * 4)
+    lag = tune(dry_run=True, **{"rl_tune.lag": 1}).counts["buffer bytes"]
+    assert lag == 2 * counts["buffer bytes"]  # those of the epoch before are kept
 
 
 @pytest.mark.parametrize(
@@ -394,7 +420,7 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path, place: Place, cli_here: A
     not shared. Dossier test 17."""
     job = tune_job(tmp_path / "none", place.model, place.layouts)
     given = {k: v for k, v in job.config.rl_tune.model_dump(mode="json").items() if v is not None}
-    keys = {**given, "algorithm": "ppo", "lag": 1, "epochs": 1, "learn": "full"}
+    keys = {**given, "algorithm": "ppo", "lag": 1, "epochs": 1, "learn": "full", "lr": 1e-3}
     words = ["rl-tune", place.model, "--layouts", place.layouts, "--batch-size", 4, "--json"]
     words += [w for k, v in keys.items() for w in ("-s", f"rl_tune.{k}={json.dumps(v)}")]
     words += ["-s", "execution.threads=1"]
@@ -408,6 +434,17 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path, place: Place, cli_here: A
         for name, value in theirs.items():
             assert ours[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
     states = [state_of(tmp_path / name).tensors for name in ("two", "one")]
-    for part in ("weights", "critic", "pool"):
+    for part in ("critic", "pool"):
         for name, tensor in states[1][part].items():
             torch.testing.assert_close(states[0][part][name], tensor, rtol=1e-4, atol=1e-4)
+    # Adam steps by the rate whatever the gradient is: told by what was learned, and by moments
+    weights = [s["weights"] for s in states]
+    assert _apart(*weights) < 5e-3 * _apart(weights[1], _starts(place.model))
+    moments = [{k: v for k, v in s["optimizer"].items() if k.endswith("exp_avg")} for s in states]
+    none = {name: torch.zeros_like(tensor) for name, tensor in moments[1].items()}
+    assert moments[1] and _apart(*moments) < 1e-3 * _apart(moments[1], none)
+
+
+def _apart(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> float:
+    """Distance of two sets of tensors."""
+    return math.sqrt(sum(float((one[n] - two[n]).double().square().sum()) for n in two))
