@@ -55,6 +55,7 @@ def write_curves(path: Path, rows: Rows) -> Path:
             axes.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs
         axes.grid(alpha=0.3)
         if len(names) > 1 or title == "raw terms":
             axes.legend(frameon=False, fontsize=7)
@@ -155,7 +156,9 @@ def _shown(grids: Sequence[Path], kept: int | None) -> list[dict[str, Any]]:
     epochs = {int(path.stem.rpartition("-")[2]): path for path in grids}
     every = sorted(epochs)
     places = np.linspace(0, len(every) - 1, min(len(every), MOST_GRIDS)).round().astype(int)
-    chosen = {every[k] for k in places} | ({kept} & set(every))
+    chosen = {every[k] for k in places}
+    if kept is not None and kept in epochs:
+        chosen.add(kept)
     found = []
     for epoch in sorted(chosen, reverse=True):
         is_open = epoch in (every[-1], kept)
@@ -169,6 +172,7 @@ def _shown(grids: Sequence[Path], kept: int | None) -> list[dict[str, Any]]:
 def _smaller(png: bytes) -> bytes:
     """A picture as JPEG: a tenth of the bytes."""
     pixels = cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None, "a grid that this run has written"
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 

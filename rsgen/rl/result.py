@@ -65,7 +65,7 @@ def commit_tuned(session: Session, run: ProgramRun, tuner: Tuner, outcome: Outco
         },
         artifacts=artifacts,
         tables={"held layouts": _held_table(outcome, measure)},
-        notes=[*notes, *session.rewards.notes],
+        notes=[*notes, *opened.notes, *session.rewards.notes],
         exit_code=exit_code,
     )
 
