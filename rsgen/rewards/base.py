@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rsgen.data import TrainingImages
 
 __all__ = [
+    "FAILED",
+    "WARMING",
     "Bools",
     "Floats",
     "Made",
@@ -44,6 +46,8 @@ Bools = npt.NDArray[np.bool_]
 Seen = dict[str, npt.NDArray[Any]]
 """Rows of what was seen: [N, ...] of a fixed width, one an image; plain numbers, no objects."""
 State = dict[str, npt.NDArray[Any]]
+FAILED = "failed"  # noted of rows that could not be looked at
+WARMING = "warming"  # noted of rows whose worth cannot be told yet
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +105,15 @@ class Made:
 class Rated:
     """One reward's answer, unweighted: finite values float64 [N], raw terms, and what to count.
 
-    A raw term may be NaN where it does not apply. `noted`: rows that the counts are taken of.
+    A raw term may be NaN where it does not apply. `noted`: rows that the counts are taken of;
+    whatever value those under FAILED have, they get the least. `error`: standard error of the mean
+    value beyond that of single images, where images are compared with each other.
     """
 
     value: Floats
     terms: Mapping[str, Floats] = field(default_factory=dict)
     noted: Mapping[str, Bools] = field(default_factory=dict)
+    error: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +123,16 @@ class RewardBatch:
     total: what is learned from, control included. plain: the weighted sum before the control.
     terms: raw, unweighted: each reward's value by its name, and `name/term`; NaN where one does
     not apply. counts: how many images were broken, could not be looked at, and the like.
+    warming: share of the images that some reward cannot tell the worth of yet. error: of the
+    mean, beyond that of single images.
     """
 
     total: Floats
     plain: Floats
     terms: Mapping[str, Floats]
     counts: Mapping[str, int]
+    warming: float = 0.0
+    error: float = 0.0
 
     def means(self) -> dict[str, float]:
         """The mean of each term over the images that it applies to; NaN without any."""
@@ -263,6 +274,8 @@ class RewardSetup:
     real_options: settings of the extract-masks run that made the real set, by dotted key.
     check_stop: raises Stopped where that was asked for; called while real images are looked at.
     preview: a dry run: as few real images as will do, for what a reward costs an image.
+    asked: the thing classes that layouts ask for, as they name them; images: images of an
+    epoch; empty and 0 where that is not known.
     """
 
     classes: ClassTable
@@ -271,6 +284,8 @@ class RewardSetup:
     clip: str = ""
     real: RealImages | None = None
     real_options: Mapping[str, Any] = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
+    images: int = 0
     device: str = "cpu"
     seed: int = 0
     cache: Path | None = None

@@ -1,8 +1,10 @@
 """Several rewards as one number an image: weights, controls, counts, and what must be kept.
 
 The raw value of every term is always there beside the sum: a sum alone hides which term was
-fooled. Two controls say whether learning came from the reward at all: `negated` turns it round,
-`shuffled` deals the values out to other images of the batch.
+fooled. What is broken, or could not be looked at, is worth 0, and less where an image that was
+looked at is worth less: many rewards go below 0, and a failure must never pay. Two controls say
+whether learning came from the reward at all: `negated` turns it round, `shuffled` deals the
+values out to other images of the batch.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import numpy.typing as npt
 from rsgen.errors import DataError, SetupError, UsageError
 from rsgen.registry import names, resolve
 from rsgen.rewards.base import (
+    FAILED,
+    WARMING,
     Bools,
     Floats,
     Made,
@@ -214,6 +218,7 @@ class Rewards:
         terms: dict[str, Floats] = {}
         counts = {BROKEN: int((~readable).sum())}
         plain = np.zeros(len(readable))
+        warming, error = np.zeros(len(readable), dtype=bool), 0.0
         for spec, reward in self._parts:
             own = {
                 name.removeprefix(f"{spec.name}/"): rows
@@ -221,14 +226,17 @@ class Rewards:
                 if name.startswith(f"{spec.name}/")
             }
             rated = reward.rate(own, readable, seen[GROUPS], epoch=epoch, learn=learn)
-            value, odd = _finite(spec.name, rated, len(readable))
+            value, odd = _finite(spec, rated, readable)
+            warming |= rated.noted.get(WARMING, False)
             terms[spec.name] = value
             terms |= {f"{spec.name}/{name}": rows for name, rows in rated.terms.items()}
             noted = {**rated.noted, "not finite": odd}
             found = {f"{spec.name}/{name}": int(rows.sum()) for name, rows in noted.items()}
             counts |= {name: count for name, count in found.items() if count}
             plain += spec.weight * value
-        return RewardBatch(self._controlled(plain, learn), plain, terms, counts)
+            error = float(np.hypot(error, spec.weight * rated.error))
+        share = float(warming.mean()) if len(warming) else 0.0
+        return RewardBatch(self._controlled(plain, learn), plain, terms, counts, share, error)
 
     def _controlled(self, plain: Floats, learn: bool) -> Floats:
         if not learn:
@@ -276,10 +284,16 @@ class Rewards:
             reward.close()
 
 
-def _finite(name: str, rated: Rated, count: int) -> tuple[Floats, Bools]:
-    """Values, 0 where they are no number, and where that was."""
-    value = np.asarray(rated.value, dtype=np.float64)
-    if value.shape != (count,):
-        raise DataError(f"reward {name}: {value.shape} values for {count} images")
+def _finite(spec: RewardSpec, rated: Rated, readable: Bools) -> tuple[Floats, Bools]:
+    """Values, the least of them (or 0, if that is less) for failures, and which were no number.
+
+    Of a reward with a negative weight the greatest, or 0.
+    """
+    value = np.array(rated.value, dtype=np.float64)
+    if value.shape != readable.shape:
+        raise DataError(f"reward {spec.name}: {value.shape} values for {len(readable)} images")
     odd = ~np.isfinite(value)
-    return np.where(odd, 0.0, value), odd
+    lost = odd | ~readable | rated.noted.get(FAILED, False)
+    sign = np.sign(spec.weight)
+    value[lost] = sign * (sign * value[~lost]).min(initial=0.0)
+    return value, odd

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,9 @@ from rsgen.judge.eyes import JUDGE, EyesRef
 from rsgen.matching import Asked, Match, iou_matrix
 from rsgen.records import Layout
 from rsgen.rewards.base import Floats, Made, RewardSetup
+from rsgen.rewards.known import unseen_by_judge
 from rsgen.rewards.single import VALUE, PerImage
+from rsgen.scorers.base import is_thing
 from rsgen.scorers.detection import shares_in_box
 from rsgen.scorers.looking import Eyes, asked_things, open_eyes, other_outlines
 
@@ -39,7 +42,8 @@ class DetectorReward:
     penalty: without it objects that no label names, and doubles, go unpunished and
     poison a training set. An object that is missed counts 0, and so does an image without
     objects. Objects that a detector cannot be asked about (stuff, crowds, unknown classes,
-    centres outside) do not count.
+    centres outside) do not count; where it can be asked about none of those that there are, it
+    has no say, or it would reward their erasure by the extras alone.
 
     detectors: judge (the --judge input, judge A), a transformers detector (folder or
         hub:ORG/NAME; Grounding DINO is asked by class name), or `command: PROGRAM`; of several
@@ -77,6 +81,8 @@ class DetectorReward:
                     f"reward detector: {name} is {getattr(self, name)}",
                     hint=f"it takes at least {low:g}; controls are made by rl_tune.control",
                 )
+        if JUDGE in self.detectors and setup.asked:
+            unseen_by_judge(Path(EyesRef.parse(JUDGE, setup.judge).location), "reward", setup.asked)
         self.hashes(setup)
 
     def _references(self, setup: RewardSetup) -> list[EyesRef]:
@@ -102,17 +108,20 @@ class DetectorReward:
 
     def _look(self, every: Sequence[Eyes], made: Made) -> dict[str, Floats]:
         columns: dict[str, Floats] = {}
-        values, objects = [], []
+        values, objects, blind = [], [], []
         for number, eyes in enumerate(every):
             rows = zip(eyes.look(made.images)[0], made.samples, strict=True)
             sights = [see(found, sample.layout, eyes, self) for found, sample in rows]
             values.append(np.array([sight.value(self) for sight in sights]))
+            blind.append(np.array([sight.blind for sight in sights], dtype=bool))
             objects.append(np.array([float(sight.objects) for sight in sights]))
             for column, name in zip(COLUMNS, _names(number, len(every)), strict=True):
                 columns[name] = np.array([getattr(sight, column) for sight in sights])
         join = np.mean if self.join == "mean" else np.min
         columns[OBJECTS] = np.max(np.stack(objects), axis=0)
-        return {VALUE: np.asarray(join(np.stack(values), axis=0)), **columns}
+        told = np.ma.masked_array(np.stack(values), np.stack(blind))
+        joined = np.ma.filled(join(told, axis=0), 0.0)
+        return {VALUE: np.asarray(joined, dtype=np.float64), **columns}
 
 
 def _names(number: int, count: int) -> list[str]:
@@ -126,7 +135,8 @@ class Sight:
 
     iou, confidence: means over the objects that were asked about, 0 for a missed one. found:
     share of them that is seen. extra: sum of the confidence of what nobody asked for, over the
-    number of objects (1 without any). objects: how many were asked about.
+    number of objects (1 without any). objects: how many were asked about. blind: none, where
+    there are some.
     """
 
     iou: float
@@ -134,9 +144,12 @@ class Sight:
     found: float
     extra: float
     objects: int
+    blind: bool = False
 
     def value(self, options: DetectorReward) -> float:
-        """The reward; nothing was asked for and nothing is seen: 0."""
+        """The reward; 0 where nothing is asked for and nothing is seen, and where it is blind."""
+        if self.blind:
+            return 0.0
         return self.iou + options.confidence * self.confidence - options.extra * self.extra
 
 
@@ -156,6 +169,7 @@ def see(found: Detections, layout: Layout, eyes: Eyes, options: DetectorReward) 
         len(matches) / share,
         float(seen.scores[free].sum()) / share,
         count,
+        blind=not count and any(is_thing(instance) for instance in layout.instances),
     )
 
 

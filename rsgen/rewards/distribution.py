@@ -14,7 +14,17 @@ from rsgen.errors import DataError, UsageError
 from rsgen.images import Pixels
 from rsgen.records import ClassTable, Layout
 from rsgen.request import item_seed
-from rsgen.rewards.base import Bools, Floats, Made, Rated, RewardSetup, Seen, State
+from rsgen.rewards.base import (
+    FAILED,
+    WARMING,
+    Bools,
+    Floats,
+    Made,
+    Rated,
+    RewardSetup,
+    Seen,
+    State,
+)
 from rsgen.rewards.encoders import AUTO, Encoder, choose_encoder
 from rsgen.rewards.real_bank import RealBank, open_real_bank
 from rsgen.rewards.spread import WARM, PointRatings, Spread
@@ -32,15 +42,17 @@ CONTEXT, LEAST_PX = 1.4, 16
 class Distribution:
     """OF-Diff's reward, an image; see `spread` for the formula and what differs.
 
-    It says nothing of layouts: use it beside a term that does. Layouts must come from where the
-    real ones do, or it measures how the layouts differ. 0 until 4 k images are known.
+    0 is what a real image is worth. It says nothing of layouts: use it beside a term that does.
+    Layouts must come from where the real ones do, or it measures how the layouts differ. 0
+    until 4 k images are known; held images are compared among themselves.
 
     encoder: auto (judge A's features, without a judge the checkpoint's pooled latents), judge,
         latents, or a vision model (folder or hub:ORG/NAME: RemoteCLIP, SigLIP, DINOv2, ...).
     crops: image, or instances: squares around the objects, compared within their class; an
         image has the mean of its objects'. 224-pixel encoders do not see small objects.
     cap: real (no sparser than real ones is worth more), or none as in the paper.
-    bank, max_age: generated pictures that are remembered, and for how many epochs.
+    bank, max_age: generated pictures that are remembered, and for how many epochs: they are
+        the others to compare with where those of one epoch are fewer than 4 k.
     """
 
     encoder: str = AUTO
@@ -76,6 +88,14 @@ class Distribution:
                 f"reward distribution: omega is {self.omega}",
                 hint="0 asks for variety alone; a penalty for likeness is not offered",
             )
+        known = setup.images * self.max_age
+        if setup.images and self.crops == "image" and known < WARM * self.k:
+            raise UsageError(
+                f"reward distribution: {setup.images} images an epoch, remembered for "
+                f"{self.max_age} epochs, are {known}, and k {self.k} takes {WARM * self.k}",
+                hint="use a larger max_age, a smaller k, or more images an epoch "
+                "(rl_tune.layouts, rl_tune.samples)",
+            )
         setup.needed_real("distribution")
         choose_encoder(self.encoder, setup).identity()
 
@@ -99,7 +119,7 @@ class Distribution:
             check_stop=setup.check_stop,
             preview=setup.preview,
         )
-        return DistributionReward(self, encoder, cutter, bank, setup.preview)
+        return DistributionReward(self, encoder, cutter, bank, setup.images, setup.preview)
 
 
 @dataclass(frozen=True)
@@ -163,6 +183,7 @@ class DistributionReward:
         encoder: Encoder,
         cutter: _Cutter,
         bank: RealBank,
+        images: int = 0,
         preview: bool = False,
     ) -> None:
         self._encoder, self._cut, self._real = encoder, cutter, bank
@@ -176,11 +197,11 @@ class DistributionReward:
             bank=options.bank,
             max_age=options.max_age,
         )
-        self.notes = self._notes(options)
+        self.notes = self._notes(options, images)
         if preview:
             self.notes = (*self.notes, "distribution: a dry run looks at a few real images only")
 
-    def _notes(self, options: Distribution) -> tuple[str, ...]:
+    def _notes(self, options: Distribution, images: int) -> tuple[str, ...]:
         bank = self._real
         lines = [
             f"distribution: {len(bank.points)} real pictures in {bank.whitening.dimensions} "
@@ -193,13 +214,23 @@ class DistributionReward:
             lines.append(
                 f"distribution: {few} classes with {options.k} real objects or fewer count 0"
             )
+        if options.crops == "image" and 0 < images < WARM * options.k:
+            cold = -(-WARM * options.k // images) - 1
+            lines.append(
+                f"distribution: {images} images an epoch: 0 in the first {cold} epochs, until "
+                f"{WARM * options.k} are known"
+            )
         return tuple(lines)
 
     def observe(self, made: Made) -> Seen:
-        """points [N, M, d] and labels [N, M] (-1: no picture), M pictures an image at most."""
+        """points [N, M, d] and labels [N, M] (-1: no picture), M pictures an image at most.
+
+        failed [N]: the encoder gave numbers that are not finite of all of its pictures.
+        """
         points = np.zeros((len(made), self._cut.most, self._real.whitening.dimensions))
         labels = np.full((len(made), self._cut.most), NONE, dtype=np.int64)
         pictures, owners = list[Pixels](), list[tuple[int, int]]()
+        failed = np.zeros(len(made), dtype=bool)
         for row in np.flatnonzero(~made.broken).tolist():
             some, names = self._cut(made.images[row], made.samples[row].layout)
             pictures += some
@@ -212,7 +243,9 @@ class DistributionReward:
                     points[row, k] = self._real.whitening(vector)
                 else:
                     labels[row, k] = NONE
-        return {"points": points, "labels": labels}
+            shown = sorted({row for row, _ in owners})
+            failed[shown] = (labels[shown] == NONE).all(axis=1)
+        return {"points": points, "labels": labels, FAILED: failed}
 
     def rate(
         self, seen: Seen, readable: Bools, groups: npt.NDArray[Any], *, epoch: int, learn: bool
@@ -221,37 +254,34 @@ class DistributionReward:
         rows = np.nonzero(held)[0]
         points = np.asarray(seen["points"], dtype=np.float64)[held]
         found = self._spread.rate(points, seen["labels"][held], epoch=epoch, learn=learn)
-        return self._rated(found, rows, points, readable, groups)
-
-    def _rated(
-        self,
-        found: PointRatings,
-        rows: npt.NDArray[np.intp],
-        points: Floats,
-        readable: Bools,
-        groups: npt.NDArray[Any],
-    ) -> Rated:
+        failed = np.asarray(seen[FAILED], dtype=bool) & readable
+        noted = self._noted(found, rows, readable & ~failed, epoch)
         count = len(readable)
-        value = np.nan_to_num(_means(found.value, rows, count), nan=0.0)
-        value[~readable] = min(0.0, float(value[readable].min(initial=0.0)))
-        bare, unmatched = readable.copy(), np.zeros(count, dtype=bool)
+        terms = {
+            "diversity": _means(found.diversity, rows, count),
+            "divergence": _means(found.divergence, rows, count),
+            "capped": _means(found.capped, rows, count),
+            "within layout": _within(points, rows, groups, count),
+        }
+        known = np.where(found.warm, found.value, np.nan)
+        value = np.nan_to_num(_means(known, rows, count), nan=0.0)
+        return Rated(value, terms, {FAILED: failed, **noted}, found.error)
+
+    def _noted(
+        self, found: PointRatings, rows: npt.NDArray[np.intp], looked: Bools, epoch: int
+    ) -> dict[str, Bools]:
+        """An image is cold while none of its pictures has enough others of its label."""
+        bare, unmatched = looked.copy(), np.zeros(len(looked), dtype=bool)
+        cold = np.zeros(len(looked), dtype=bool)
         bare[rows] = False
-        cold = np.zeros(count, dtype=bool)
         unmatched[rows[~found.matched]] = True
-        cold[rows[found.matched & ~found.warm]] = True
-        return Rated(
-            value,
-            {
-                "diversity": _means(found.diversity, rows, count),
-                "divergence": _means(found.divergence, rows, count),
-                "capped": _means(found.capped, rows, count),
-                "within layout": _within(points, rows, groups, count),
-            },
-            {"warming": cold, "without objects": bare, "without real objects": unmatched},
-        )
+        cold[rows[found.matched]] = True
+        cold[rows[found.warm]] = False
+        reason = WARMING if self._spread.settling(epoch) else "too few of their kind"
+        return {reason: cold, "without objects": bare, "without real objects": unmatched}
 
     def state_dict(self) -> State:
-        return {**self._spread.bank.state_dict(), "real": self._fingerprint}
+        return {**self._spread.state_dict(), "real": self._fingerprint}
 
     def load_state_dict(self, state: State) -> None:
         if not np.array_equal(state["real"], self._fingerprint):
@@ -260,7 +290,7 @@ class DistributionReward:
                 "when the run was started",
                 hint="resume with the same --real and --judge on the same kind of machine",
             )
-        self._spread.bank.load_state_dict(state)
+        self._spread.load_state_dict(state)
 
     def close(self) -> None:
         """Nothing was started."""

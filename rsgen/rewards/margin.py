@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -146,19 +146,7 @@ class _Source:
                 f"{path}: no thresholds ({error!r})", hint="run the filter again"
             ) from error
         own = {name: str(path) for name in ("judge", "clip") for path in info.paths(name)}
-        told = RewardSetup(
-            setup.classes,
-            judge=own.get("judge", setup.judge),
-            checkpoint=setup.checkpoint,
-            clip=own.get("clip", setup.clip),
-            real=setup.real,
-            real_options=setup.real_options,
-            device=setup.device,
-            seed=setup.seed,
-            cache=setup.cache,
-            check_stop=setup.check_stop,
-            preview=setup.preview,
-        )
+        told = replace(setup, judge=own.get("judge", setup.judge), clip=own.get("clip", setup.clip))
         return cls(rules_of(info), told, frozen)
 
 

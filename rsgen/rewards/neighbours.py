@@ -15,11 +15,19 @@ from scipy.special import digamma, gammaln
 
 from rsgen.rewards.base import Floats
 
-__all__ = ["FLOOR", "Whitening", "divergence", "entropy", "log_kth", "usual_log_kth"]
+__all__ = [
+    "FLOOR",
+    "Whitening",
+    "divergence",
+    "entropy",
+    "log_kth",
+    "log_kth_among",
+    "usual_log_kth",
+]
 
 FLOOR = 1e-3  # least distance, in spreads of the real set: copies are near, not infinitely so
 CHUNK = 512
-SUBSETS = 4
+SUBSETS, ENOUGH = 16, 2048
 IMAGES_A_DIMENSION = 10
 LEAST_SHARE = 1e-6  # of the widest axis' variance: narrower ones are rounding
 
@@ -110,16 +118,23 @@ def divergence(points: Floats, others: Floats, k: int) -> float:
     return float(d * (nu - rho).mean() + np.log(len(others) / (count - 1)))
 
 
-def usual_log_kth(points: Floats, k: int, count: int) -> float:
-    """The median log rho_k of `count` points drawn from a set [m, d] in random order.
+def log_kth_among(points: Floats, k: int, count: int) -> Floats:
+    """log rho_k of points drawn `count` at a time from a set [m, d] in random order.
 
-    The mean over up to four separate draws. Where the set is smaller, all of it is taken, and
-    the distances shrink as those of a denser set: log rho_k falls by psi(count) / d.
+    float64 [draws, count]: separate draws, as many as give 2048 points, at least 16, as far as
+    the set goes. Where the set is smaller, all of it is taken, and the distances shrink as those
+    of a denser set: log rho_k falls by psi(count) / d.
     """
     have = min(count, len(points))
-    medians = []
-    for start in range(0, min(len(points) - have + 1, SUBSETS * have), have):
+    draws = max(SUBSETS, -(-ENOUGH // have))
+    found = []
+    for start in range(0, min(len(points) - have + 1, draws * have), have):
         some = points[start : start + have]
-        medians.append(float(np.median(log_kth(some, some, k, np.arange(have)))))
+        found.append(log_kth(some, some, k, np.arange(have)))
     shift = (digamma(count) - digamma(have)) / points.shape[1]
-    return float(np.mean(medians) - shift)
+    return np.asarray(np.stack(found) - shift)
+
+
+def usual_log_kth(points: Floats, k: int, count: int) -> float:
+    """The median of `log_kth_among`."""
+    return float(np.median(log_kth_among(points, k, count)))

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rsgen.errors import DataError, RsgenError
-from rsgen.rewards.base import Bools, Floats, Made, Rated, Seen, State
+from rsgen.rewards.base import FAILED, Bools, Floats, Made, Rated, Seen, State
 
 __all__ = ["VALUE", "PerImage"]
 
 VALUE = "value"
-FAILED = "failed"
 LEAST_SEEN = 4  # images of which one at least must be seen: a reward of zeros teaches nothing
 Look = Callable[[Made], dict[str, Floats]]
 
@@ -22,9 +21,9 @@ class PerImage:
     """Keeps to `Reward`: a function of a batch whose rows do not depend on each other.
 
     look: `Made` without broken images -> columns float64 [N], the value among them; a value of
-    NaN does not apply, and counts 0. An image that it fails at counts 0, and is counted: it is
-    tried one by one where a batch fails. `absent`: what images are counted as that the value does
-    not apply to, or whose column `objects` is 0.
+    NaN does not apply, and counts 0. An image that it fails at is noted, and gets the least
+    value of all (`combine`); it is tried one by one where a batch fails. `absent`: what images
+    are counted as that the value does not apply to, or whose column `objects` is 0.
     """
 
     def __init__(

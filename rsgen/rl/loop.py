@@ -232,12 +232,13 @@ class Tuner:
         groups = rewards.reshape(self.shape.layouts, self.shape.samples).mean(axis=1)
         facts = EpochFacts(
             float(groups.mean()),
-            float(groups.std() / math.sqrt(len(groups))),
+            math.hypot(groups.std() / math.sqrt(len(groups)), painted.rewards.error),
             painted.diversity,
             row["saturated"],
             row.get("kl", 0.0),
             self.progress.skipped,
             None if look is None else look.score,
+            painted.rewards.warming,
         )
         alarm = self.watch.after(facts)
         if alarm is not None:
@@ -312,8 +313,10 @@ class Tuner:
         return Look(score, error, reward, by)
 
     def _remember(self, look: Look, epoch: int) -> None:
-        if look.score > self.progress.best_score or not self.best:
-            self.progress.best_score, self.progress.best_epoch = look.score, epoch
+        """Keep the best weights; those without a score (NaN) are worth less than any with one."""
+        score = -math.inf if math.isnan(look.score) else look.score
+        if score > self.progress.best_score or not self.best:
+            self.progress.best_score, self.progress.best_epoch = score, epoch
             self.best = {n: plain(p.data) for n, p in self.learner.parameters().items()}
 
     def _look_of(self, epoch: int) -> Look:

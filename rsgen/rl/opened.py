@@ -18,6 +18,7 @@ from rsgen.records import ClassTable
 from rsgen.request import InputRef, Plan
 from rsgen.rewards.base import RealImages, RewardSetup
 from rsgen.rewards.combine import RewardSpec, check_rewards, reward_hashes, reward_specs
+from rsgen.rewards.known import unseen_by_judge
 from rsgen.rl.epoch import epoch_shape
 from rsgen.rl.layouts import TuningLayouts, open_layouts
 from rsgen.rl.paired import Real, open_real
@@ -29,6 +30,7 @@ from rsgen.training.setup import number_type
 __all__ = ["Opened"]
 
 DEFAULT_DETECTOR, DEFAULT_BLIND = "detector", "remask"
+DISTRIBUTION = "distribution"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Opened:
             device,
             job.config.execution.threads or default_threads(),
         )
+        judge_notes(judge, layouts, settings.gate != "none")
         opened = cls(
             job, checkpoint, card, painting, layouts, real, judge, specs, inputs, hashes, plan
         )
@@ -151,6 +154,8 @@ class Opened:
             checkpoint=str(self.checkpoint),
             real=real,
             real_options={} if self.real is None else self.real.options,
+            asked=asked_classes(self.layouts),
+            images=self.settings.layouts * self.settings.samples,
             device=self.plan.device,
             seed=self.seed,
             cache=cache,
@@ -172,6 +177,9 @@ class Opened:
                 f"rl_tune.size {size}: the checkpoint paints {trained} px otherwise; what it "
                 f"learns at one size may show as a grid at another, so generate at {size} px too"
             )
+        notes += judge_notes(self.judge, self.layouts, self.settings.gate != "none")
+        if any(spec.reward == DISTRIBUTION for spec in self.specs):
+            notes += other_layouts(self.job)
         return tuple(notes)
 
 
@@ -188,6 +196,44 @@ def check_settings(settings: RlTuneConfig) -> None:
             f"rl_tune.samples {settings.samples}: ddpo compares images of one layout",
             hint="use 2 or more, or -s rl_tune.algorithm=ppo",
         )
+
+
+def asked_classes(layouts: TuningLayouts) -> tuple[str, ...]:
+    """The thing classes that the held layouts show, by their names in the class table."""
+    table = layouts.classes
+    labels = {i.label for drawn in layouts.held for i in drawn.layout.instances}
+    return tuple(sorted({table.resolve(n).name for n in labels if not table.is_stuff(n)}))
+
+
+def judge_notes(judge: str, layouts: TuningLayouts, measures: bool) -> tuple[str, ...]:
+    """What judge A (which chooses) and judge B (which measures) cannot see of the layouts.
+
+    Raises:
+        UsageError: one of them knows none of the classes.
+    """
+    if not judge:
+        return ()
+    asked, path = asked_classes(layouts), Path(judge)
+    unseen = {"judge A": unseen_by_judge(path, "reward", asked)}
+    if measures:
+        unseen["judge B"] = unseen_by_judge(path, "evaluation", asked)
+    return tuple(
+        f"{name} has never seen {', '.join(classes)}: such objects are not counted"
+        for name, classes in unseen.items()
+        if classes
+    )
+
+
+def other_layouts(job: Job) -> tuple[str, ...]:
+    """What is said where the reward `distribution` compares with images of other layouts."""
+    given = job.paths("layouts") if not job.paths("pool") else []
+    real = {path.resolve() for path in job.paths("real")}
+    if given and {path.resolve() for path in given} <= real:
+        return ()
+    return (
+        "reward distribution: the layouts are not those of --real, so it also measures how they "
+        "differ from these, which no image can mend",
+    )
 
 
 def _checkpoint(job: Job) -> Path:

@@ -31,7 +31,7 @@ class Looking:
 
     def __init__(self, policy: Policy, rewards: Rewards) -> None:
         self._policy, self._rewards = policy, rewards
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1, initializer=_on_device, initargs=(policy.device,))
         self._waiting: list[Future[Seen]] = []
 
     def __enter__(self) -> Self:
@@ -57,6 +57,12 @@ class Looking:
     def seen(self) -> Seen:
         """The rows of all batches of this rank; waits for them."""
         return join_seen([future.result() for future in self._waiting])
+
+
+def _on_device(device: torch.device) -> None:
+    """The current GPU is a matter of each thread, and the first one's where nobody chose."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _thumbnails(images: Pixels) -> npt.NDArray[np.float32]:

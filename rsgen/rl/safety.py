@@ -18,6 +18,7 @@ COLLAPSE_EPOCHS = 3
 SIGMAS = 3.0
 LEAST_DIVERSITY = 0.3
 MOST_SATURATED = 0.8
+MOST_WARMING = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class EpochFacts:
     `diversity`: mean distance between images of one layout; `saturated`: share of layouts
     whose images all have one reward; `skipped`: batches with numbers that are not finite, of
     the whole run; `held`: score on held layouts, None where they were not looked at.
+    `warming`: share of the images that a reward cannot tell the worth of yet.
     """
 
     reward: float
@@ -49,6 +51,12 @@ class EpochFacts:
     kl: float
     skipped: int
     held: float | None = None
+    warming: float = 0.0
+
+    @property
+    def cold(self) -> bool:
+        """Whether the epoch's rewards are no measure: they change as more is known."""
+        return self.warming > MOST_WARMING
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,13 @@ class Watch:
     since: list[float] = field(default_factory=list)  # rewards since the last look
 
     def after(self, facts: EpochFacts) -> Alarm | None:
-        """The first rule that an epoch breaks."""
-        self.since.append(facts.reward)
-        if facts.held is not None:
+        """The first rule that an epoch breaks.
+
+        Of an epoch whose rewards only warm up no rule asks what its rewards were.
+        """
+        if not facts.cold:
+            self.since.append(facts.reward)
+        if facts.held is not None and self.since:
             self.looks.append((sum(self.since) / len(self.since), facts.held))
             self.since.clear()
         if self.first_diversity is None:
@@ -84,9 +96,20 @@ class Watch:
         found = self._not_finite(facts) or self._too_far(facts) or self._saturates(facts)
         if not found and not self.limits.control:
             found = self._diverges() or self._collapses(facts)
-        if facts.reward > self.best_reward:
+        if found is not None and not found.stop:
+            self._begin_again()
+        elif facts.reward > self.best_reward and not facts.cold:
             self.best_reward, self.best_deviation = facts.reward, facts.deviation
         return found
+
+    def _begin_again(self) -> None:
+        """Forget what the collapsed model was compared with: the best weights earn less at first.
+
+        What pictures of one layout differed by at the start stays, and that one try is used up.
+        """
+        self.best_reward, self.best_deviation, self.low_epochs = -math.inf, 0.0, 0
+        self.looks.clear()
+        self.since.clear()
 
     def _not_finite(self, facts: EpochFacts) -> Alarm | None:
         if facts.skipped < MOST_SKIPPED:
@@ -127,7 +150,8 @@ class Watch:
 
     def _collapses(self, facts: EpochFacts) -> Alarm | None:
         low = facts.reward < self.best_reward - SIGMAS * self.best_deviation
-        self.low_epochs = self.low_epochs + 1 if low else 0
+        if not facts.cold:
+            self.low_epochs = self.low_epochs + 1 if low else 0
         first = self.first_diversity or 0.0
         alike = facts.diversity < LEAST_DIVERSITY * first
         if self.low_epochs < COLLAPSE_EPOCHS and not alike:
@@ -139,7 +163,7 @@ class Watch:
             else f"the reward has been {facts.reward:.3f} or so for {self.low_epochs} epochs, "
             f"after {self.best_reward:.3f}"
         )
-        stop, self.halved, self.low_epochs = self.halved, True, 0
+        stop, self.halved = self.halved, True
         if stop:
             return Alarm("collapse", f"the model collapsed again: {reason}", stop=True)
         return Alarm(
@@ -149,7 +173,7 @@ class Watch:
         )
 
     def _saturates(self, facts: EpochFacts) -> Alarm | None:
-        if facts.saturated <= MOST_SATURATED:
+        if facts.cold or facts.saturated <= MOST_SATURATED:
             return None
         return Alarm(
             "saturated",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -104,7 +104,9 @@ class Session:
             lr = FULL_LR if settings.learn == "full" else LORA_LR
             if sum(p.numel() for p in model.unet.parameters()) < SMALL_UNET:
                 lr *= SMALL_FACTOR
-        rewards = open_rewards(opened.specs, opened.setup(cache, check_stop), settings.control)
+        # of several GPUs this process has one: "cuda" alone is the first of them in every thread
+        setup = replace(opened.setup(cache, check_stop), device=str(accelerator.device))
+        rewards = open_rewards(opened.specs, setup, settings.control)
         return cls(opened, plan, model, policy, learner, rewards, shape, DTYPES[storage], lr)
 
     @property

@@ -18,7 +18,7 @@ from rsgen.errors import DataError, UsageError
 from rsgen.execution import Job, run_stage
 from rsgen.images import Pixels
 from rsgen.records import Layout, Sample
-from rsgen.rewards.base import Made, RealImages, RewardSetup
+from rsgen.rewards.base import WARMING, Made, RealImages, RewardSetup
 from rsgen.rewards.combine import (
     Rewards,
     RewardSpec,
@@ -89,6 +89,48 @@ def test_numbers_that_are_none_never_reach_the_sum() -> None:
     endless = PerImage("y", lambda made: {VALUE: np.full(len(made), np.inf)})
     batch = Rewards([(RewardSpec("y"), endless)])(grey(1, 2), epoch=0)
     assert batch.total.tolist() == [0, 0] and batch.counts["y/failed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("weight", "least"),
+    [pytest.param(2.0, -3.0, id="the least"), pytest.param(-2.0, 1.0, id="turned round")],
+)
+def test_a_failure_never_pays(weight: float, least: float) -> None:
+    """Catches 0 for what is broken, cannot be looked at or is no number, where others get less.
+
+    Dossier trap 18.
+    """
+
+    def odd(made: Made) -> dict[str, Any]:
+        levels = made.images[:, 0, 0, 0].astype(float)
+        if (levels == 9).any():
+            raise DataError("cannot look at this one")
+        return {VALUE: np.where(levels == 8, np.inf, levels - 4)}
+
+    rewards = Rewards([(RewardSpec("x", weight), PerImage("x", odd))])
+    batch = rewards(grey(1, 9, 5, None, 8), epoch=0)
+    assert batch.terms["x"].tolist() == [-3, least, 1, least, least]
+    assert batch.total[1] == batch.total.min() == weight * least
+    assert batch.counts == {"broken": 1, "x/failed": 2}
+    assert (rewards(grey(9, None), epoch=0).total == 0).all()
+
+
+def test_what_images_share_is_weighted_too() -> None:
+    """Warm-up and the error of comparing images with each other reach the rules of safety."""
+
+    class Shared(PerImage):
+        def rate(self, seen: Any, readable: Any, *args: Any, **more: Any) -> Any:
+            found = super().rate(seen, readable, *args, **more)
+            cold = np.array([True, False, False, False])
+            return replace(found, error=0.3, noted={**found.noted, WARMING: cold})
+
+    parts = [
+        (RewardSpec("x", w, name), Shared("x", brightness, ["half"]))
+        for w, name in ((2, "a"), (-1, "b"))
+    ]
+    batch = Rewards([*parts, bright()])(grey(1, 2, 3, 4), epoch=0)
+    assert batch.error == pytest.approx(0.3 * 5**0.5) and batch.warming == 0.25
+    assert batch.counts["a/warming"] == 1
 
 
 def test_controls() -> None:

@@ -16,10 +16,11 @@ import pytest
 from rsgen.detections import Detections
 from rsgen.errors import DataError, UsageError
 from rsgen.geometry import Box, RotatedBox, as_array, box_quad, rotated_box_to_quad
-from rsgen.records import Instance, Layout, Sample
+from rsgen.records import ClassTable, Instance, Layout, ObjectClass, Sample
 from rsgen.rewards.base import Made, RewardSetup
 from rsgen.rewards.combine import RewardSpec, check_rewards, open_rewards, reward_hashes
 from rsgen.rewards.detector import DetectorReward, assign, see
+from rsgen.rewards.known import unseen_by_judge
 from rsgen.scorers.looking import Eyes, asked_things
 from tests.build import CLASSES
 from tests.build_judge import save_judges, small_judge
@@ -119,6 +120,15 @@ def test_what_a_sighting_is_worth(seen: Any, asked: Sequence[Instance], value: f
     assert see(found(*seen), layout(*asked), EYES, options).value(options) == pytest.approx(value)
 
 
+def test_where_it_is_blind_a_detector_has_no_say() -> None:
+    """Catches a layout of unknown objects whose images earn by showing nothing at all."""
+    options = DetectorReward()
+    sight = see(found(("ship", 0.6, AWAY)), layout(thing("bridge", AT)), EYES, options)
+    assert sight.blind and sight.extra == 0.6 and sight.value(options) == 0
+    partly = see(found(("ship", 0.6, AWAY)), layout(thing("bridge", AT), PLANE), EYES, options)
+    assert not partly.blind and partly.value(options) == pytest.approx(-0.3)
+
+
 def test_what_cannot_be_asked_about_does_not_thin_the_mean() -> None:
     """Catches a divisor that counts stuff, unknown classes and cut-off objects."""
     outside, unknown = thing("plane", (55, 10, 90, 30)), thing("bridge", AWAY)
@@ -207,6 +217,16 @@ def test_several_detectors_count_by_mean_or_least(join: str, value: float) -> No
     assert batch.terms["detector/extra 2"] == pytest.approx([0.6])
 
 
+@pytest.mark.parametrize("join", ["mean", "min"])
+def test_of_several_detectors_those_that_are_blind_have_no_say(tmp_path: Path, join: str) -> None:
+    options = {"detectors": [worker(), "judge"], "join": join}
+    bridges = ClassTable((ObjectClass("bridge"),))
+    setup = RewardSetup(CLASSES, judge=str(save_judges(tmp_path, bridges)))
+    rewards = open_rewards([RewardSpec("detector", options=options)], setup)
+    batch = rewards(Made.of([picture((0, AT))], samples(1, PLANE)), epoch=0)
+    assert batch.total == pytest.approx([1.9])
+
+
 def test_a_judge_is_judge_a_alone(tmp_path: Path) -> None:
     """Catches a reward by the judge that measures."""
     judges = save_judges(tmp_path)
@@ -223,6 +243,17 @@ def test_a_judge_is_judge_a_alone(tmp_path: Path) -> None:
     small_judge("evaluation").save(tmp_path / "b" / "judge_b")
     with pytest.raises(DataError, match="no judge for reward"):
         check_rewards(specs, RewardSetup(CLASSES, judge=str(tmp_path / "b")))
+
+
+def test_a_judge_of_other_classes_is_refused(tmp_path: Path) -> None:
+    """Catches a run whose reward is 0 whatever is painted, found out after an epoch."""
+    judges = str(save_judges(tmp_path))
+    specs = [RewardSpec("detector")]
+    known = RewardSetup(CLASSES, judge=judges, asked=("airplane", "bridge"))
+    check_rewards(specs, known)
+    assert unseen_by_judge(tmp_path, "reward", known.asked) == ("bridge",)
+    with pytest.raises(UsageError, match=r"knows plane, .* ask for bridge, dam: it can see"):
+        check_rewards(specs, replace(known, asked=("dam", "bridge")))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from rsgen.rewards.combine import (
 )
 from rsgen.rewards.encoders import ClipEncoder, JudgeEncoder, LatentEncoder, choose_encoder
 from rsgen.rewards.neighbours import FLOOR, Whitening, log_kth
-from rsgen.rewards.spread import Bank, Spread
+from rsgen.rewards.spread import Bank, Company, Spread
 from tests.build import CLASSES, instance, layout, picture
 from tests.build_clip import clip
 from tests.build_judge import save_judges
@@ -61,25 +61,73 @@ def test_terms_by_hand() -> None:
     rated = spread.rate(points, labels(4), epoch=0)
     rho = np.log([0.2, FLOOR, 9.3, FLOOR])
     nu = np.log([0.5, 0.3, 7.0, 0.3])
-    assert rated.diversity == pytest.approx(rho)
+    assert rated.diversity == pytest.approx(rho + np.log(3))  # three others each
     assert rated.divergence == pytest.approx(nu - rho)
     # of three real points the median log distance is 0; a fourth would bring it nearer
     limit = 0.0 - (1 / 3)  # psi(4) - psi(3) = 1/3, one dimension
-    assert rated.value == pytest.approx(np.minimum(rho, limit) - 2 * (nu - rho))
+    # real ones beside three others: log rho -1/3 at most; log nu is log 2 nearer than log rho:
+    # they have two real others each, and three where four are asked for
+    real_value = limit + np.log(3) - 2 * (np.log(2) - (limit + np.log(3)))
+    value = np.minimum(rho, limit) + np.log(3) - 2 * (nu - rho)
+    assert rated.value == pytest.approx(value - real_value)
     assert rated.capped.tolist() == [0, 0, 1, 0]
 
 
 def test_nothing_is_said_before_enough_is_known() -> None:
-    """4 k points; those of the batch count, those that were only measured do not."""
+    """4 k points; those of the batch count, those that were only measured do not.
+
+    What is only measured is compared with itself, by fewer neighbours where it is little.
+    """
     real = np.random.default_rng(0).normal(size=(50, 2))
     points = np.random.default_rng(1).normal(size=(4, 2))
     spread = Spread(real, labels(50), k=2)
-    assert not spread.rate(points, labels(4), epoch=0, learn=False).warm.any()
+    looked = spread.rate(points, labels(4), epoch=0, learn=False)
+    near = log_kth(points, points, 1, np.arange(4)) + np.log(3) / 2
+    assert looked.warm.all() and looked.diversity == pytest.approx(near)
+    alone = spread.rate(points[:1], labels(1), epoch=0, learn=False)
+    assert not alone.warm.any() and alone.value.tolist() == [0] and spread.settling(99)
     assert not spread.rate(points + 1, labels(4), epoch=0).warm.any()
     rated = spread.rate(points, labels(4), epoch=0)  # 4 in the bank, 4 in the batch: 8 = 4 k
     assert rated.warm.all() and (rated.value != 0).all() and np.isfinite(rated.value).all()
+    assert spread.settling(3) and not spread.settling(4)
     old = spread.rate(points, labels(4), epoch=9)  # all others are too old
     assert not old.warm.any() and (old.value == 0).all() and np.isnan(old.diversity).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "last"),
+    [
+        pytest.param((8, 8, 8), (), id="an epoch is enough: the bank has no say"),
+        pytest.param((4, 4, 4, 4), (2,), id="two were needed: the last one and this one"),
+    ],
+)
+def test_every_point_has_as_many_others_as_the_first(
+    sizes: tuple[int, ...], last: tuple[int, ...]
+) -> None:
+    """Catches values that fall as the bank fills: k is 2, so 8 points must be known."""
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(60, 2))
+    epochs = [rng.normal(size=(size, 2)) for size in sizes]
+    spread, fresh = Spread(real, labels(60), k=2), Spread(real, labels(60), k=2)
+    for number, points in enumerate(epochs):
+        rated = spread.rate(points, labels(len(points)), epoch=number)
+    for number in last:
+        fresh.rate(epochs[number], labels(sizes[number]), epoch=number)
+    wanted = fresh.rate(epochs[-1], labels(sizes[-1]), epoch=len(sizes) - 1)
+    assert rated.warm.all() and (rated.value == wanted.value).all()
+
+
+def test_of_more_points_than_that_a_draw_stands_for_all() -> None:
+    """Objects of a class are now 8, now 20: no point may count itself, none has more others."""
+    points = np.arange(20, dtype=float)[:, None]
+    company = Company.of(points, np.zeros((5, 1)), 7, [3, 1])
+    assert len(np.unique(company.points)) == 8
+    drawn = np.isin(points, company.points)[:, 0]
+    assert (company.points[company.own[drawn]] == points[drawn]).all()
+    assert (company.own[~drawn] == 7).all()
+    few = Company.of(points[:6], np.arange(50.0, 55.0)[:, None], 7, [3, 1])
+    assert few.points[:, 0].tolist() == [53, 54, 0, 1, 2, 3, 4, 5]
+    assert few.own.tolist() == [2, 3, 4, 5, 6, 7]
 
 
 def test_classes_are_not_compared_with_each_other() -> None:
@@ -191,7 +239,8 @@ def test_a_collapsed_generator_is_worth_less(shared: Path) -> None:
     alike.images[:] = alike.images[0]
     same = open_rewards(specs(), setup(shared))(alike, epoch=0)
     assert same.plain.mean() < varied.plain.mean() - 1
-    assert (same.terms["distribution/diversity"] == np.log(FLOOR)).all()
+    least = np.log(FLOOR) + np.log(15) / 4
+    assert same.terms["distribution/diversity"] == pytest.approx(least)
     assert (same.terms["distribution/within layout"] == 0).all()
     assert (varied.terms["distribution/within layout"] > 0).all()
 
@@ -209,6 +258,38 @@ def test_broken_images_are_no_better_than_the_worst_and_no_news(shared: Path) ->
     assert all((state[name] == bare[name]).all() for name in state)
 
 
+def test_an_image_that_the_encoder_fails_at_is_worth_the_least(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches 0 for it: that is what a real image gets."""
+    rewards = open_rewards(specs(), setup(shared))
+    features = LatentEncoder.features
+
+    def failing(self: LatentEncoder, images: Any) -> Any:
+        found = features(self, images)
+        found[3] = np.nan
+        return found
+
+    monkeypatch.setattr(LatentEncoder, "features", failing)
+    batch = rewards(made(0, 12), epoch=0)
+    others = np.delete(batch.total, 3)
+    assert batch.counts["distribution/failed"] == 1 and others.min() < 0
+    assert batch.total[3] == others.min()
+
+
+def test_what_warms_up_is_told_until_the_bank_is_full(shared: Path) -> None:
+    """Catches an epoch of zeros that passes for equal images, and a warm-up without an end."""
+    rewards = open_rewards(specs(k=4, max_age=2), setup(shared, images=10))
+    assert "10 images an epoch: 0 in the first 1 epochs, until 16 are known" in rewards.notes[-1]
+    cold = rewards(made(0, 10), epoch=1)
+    assert (cold.warming, cold.counts["distribution/warming"]) == (1.0, 10)
+    assert (cold.total == 0).all()
+    warm = rewards(made(20, 10), epoch=2)
+    assert warm.warming == 0 and (warm.total != 0).all()
+    few = rewards(made(40, 3), epoch=9)  # all others are too old, and it should have been full
+    assert (few.warming, few.counts["distribution/too few of their kind"]) == (0, 3)
+
+
 def test_a_resumed_run_goes_on_to_the_bit(shared: Path) -> None:
     """And two ranks that gather have what one has."""
     whole = open_rewards(specs(), setup(shared))
@@ -216,6 +297,7 @@ def test_a_resumed_run_goes_on_to_the_bit(shared: Path) -> None:
         whole(made(20 * epoch, 12), epoch=epoch)
     state = {name: array.copy() for name, array in whole.state_dict().items()}
     assert {"calls", "distribution/bank", "distribution/real"} < set(state)
+    assert state["distribution/bank_others"].tolist() == [[0, 11]]
     wanted = whole(made(40, 12), epoch=2)
     resumed = open_rewards(specs(), setup(shared))
     resumed.load_state_dict(state)
@@ -316,6 +398,12 @@ def test_every_encoder_sees_images_one_by_one(kind: str, tmp_path: Path) -> None
         pytest.param({"k": 0}, {}, "k is 0", id="no neighbour"),
         pytest.param({"k": 50, "bank": 64}, {}, "bank is 64", id="k too large for the bank"),
         pytest.param({"omega": -1.0}, {}, "omega is -1", id="omega"),
+        pytest.param(
+            {"k": 8},
+            {"images": 7},
+            "7 images an epoch, remembered for 4 epochs, are 28",
+            id="too few images an epoch",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_first(

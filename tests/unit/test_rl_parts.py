@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rsgen.errors import DataError, UsageError
 from rsgen.generation.layouts import Item
 from rsgen.records import ClassTable
 from rsgen.rl.epoch import EpochShape, epoch_shape
 from rsgen.rl.layouts import HELD_STREAM, TuningLayouts
+from rsgen.rl.loop import Progress, Tuner
 from rsgen.rl.pace import RATES, adapted_rate
 from rsgen.rl.rewarding import group_diversity
 from rsgen.rl.safety import EpochFacts, Limits, Watch
+from rsgen.rl.selection import Look
 from tests.build import CLASSES, instance, layout
 
 LIMITS = Limits(patience=2, kl_max=10.0)
@@ -61,10 +65,46 @@ def run(rows: list[EpochFacts], limits: Limits = LIMITS) -> list[str | None]:
         ([facts(0.5), facts(0.46), facts(0.5), facts(0.46), facts(0.46)], [None] * 5),
         ([facts(), facts(diversity=5.9), facts(diversity=5.9)], [None, "collapse", "collapse!"]),
         ([facts(saturated=0.8), facts(saturated=0.81)], [None, "saturated!"]),
+        # 0 while a reward warms up, then what the images are worth
+        (
+            [facts(0.0, saturated=1.0, warming=1.0), *[facts(-3.0)] * 4],
+            [None] * 5,
+        ),
+        ([facts(0.0, saturated=1.0, warming=0.1)], ["saturated!"]),
+        ([facts(), facts(diversity=5.9, warming=1.0)], [None, "collapse"]),
+        (
+            [
+                facts(0.0, held=0.5, warming=1.0), facts(-3.0, held=0.4), facts(-2.0, held=0.3),
+                facts(-1.0, held=0.2),
+            ],
+            [None, None, None, "reward is fooled!"],
+        ),
+        # the best weights of the look before the collapse begin below the best epoch
+        (
+            [facts(r) for r in (0.3, 0.5, 0.6, 0.4, 0.4, 0.4, 0.35, 0.40, 0.45)],
+            [None] * 5 + ["collapse"] + [None] * 3,
+        ),
+        (
+            [facts(r) for r in (0.5, 0.4, 0.4, 0.4, 0.5, 0.4, 0.4, 0.4)],
+            [None] * 3 + ["collapse"] + [None] * 3 + ["collapse!"],
+        ),
+        # a collapsed epoch is no best one, however much it earned
+        (
+            [facts(0.5), facts(0.9, diversity=5.9), *[facts(0.5)] * 3],
+            [None, "collapse", None, None, None],
+        ),
+        (
+            [
+                facts(0.5, held=0.5), facts(0.6, held=0.4, diversity=5.9), facts(0.7, held=0.3),
+                facts(0.8, held=0.2),
+            ],
+            [None, "collapse", None, None],
+        ),
     ],
     ids=[
         "healthy", "not-finite", "far", "nan", "fooled", "both-fall", "looks-apart", "reward-falls",
-        "dips", "diversity", "saturated",
+        "dips", "diversity", "saturated", "warming", "hardly-warming", "warming-and-alike",
+        "warming-look", "recovers", "again", "alike-and-best", "looks-begin-again",
     ],
 )  # fmt: skip
 def test_each_rule_fires_where_it_should(
@@ -81,6 +121,18 @@ def test_a_control_is_ended_by_numbers_alone() -> None:
     assert run(fooled, limits) == [None] * 3
     assert run([facts(0.5), *[facts(0.3)] * 4], limits) == [None] * 5
     assert run([facts(kl=10.1)], limits) == ["KL too far!"]
+
+
+def test_a_look_without_a_score_blocks_no_later_one() -> None:
+    """Catches NaN as the best score: nothing is greater, so the start would be kept for ever."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    learner = SimpleNamespace(parameters=lambda: {"w": weight})
+    tuner: Any = SimpleNamespace(learner=learner, progress=Progress(0.1), best={})
+    kept = []
+    for epoch, score in enumerate([math.nan, math.nan, 0.2, 0.1, math.nan, 0.3]):
+        Tuner._remember(tuner, Look(score, 0.0, 0.0, "judge A"), epoch)
+        kept.append(tuner.progress.best_epoch)
+    assert kept == [0, 0, 2, 2, 2, 5] and tuner.progress.best_score == 0.3
 
 
 @pytest.mark.parametrize(
