@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rsgen.errors import DataError, UsageError
 from rsgen.generation.naming import Renaming
 from rsgen.records import ClassTable, ObjectClass
 from rsgen.rl.opened import Opened
+from rsgen.rl.session import Session
+from rsgen.rl_tune import rl_tune
 from tests.build import instance, layout, sample, sample_run
 from tests.build_models import SIZE, save_model
-from tests.build_rl import tune_job
+from tests.build_rl import rows_of, tune_job
 
 CANVAS = (SIZE, SIZE)
 TABLE = ClassTable((ObjectClass("plane"), ObjectClass("vessel"), ObjectClass("raft")))
@@ -76,6 +80,29 @@ def test_real_images_are_renamed_with_the_layouts(tmp_path: Path, model: Path) -
     labels = {i.label for s in opened.real.images.samples for i in s.layout.instances}
     assert labels == {"plane", "ship"} and len(opened.real.images) == 5
     assert any(n.startswith("1 of 6 real images show classes") for n in opened.notes)
+
+
+def test_a_run_goes_through_with_mapped_classes(tmp_path: Path, model: Path) -> None:
+    """Catches names that painter, reward or paired loss resolve in the wrong table."""
+    samples = [sample(f"scene-{k}.png", _layout("plane", "vessel")) for k in range(6)]
+    run = sample_run(tmp_path / "real", samples, classes=TABLE).path
+    keys: dict[str, Any] = {
+        "rl_tune.class_map": {"vessel": "ship"}, "rl_tune.epochs": 1, "rl_tune.paired_batch": 2,
+        "rl_tune.rewards": [{"reward": "remask"}],
+    }  # fmt: skip
+    job = tune_job(tmp_path / "out", model, run, real=run, **keys)
+    session = Session.start(Opened.of(job), Opened.of(job).plan, None)
+    (drawn,), _ = session.opened.layouts.take(0, 1)
+    painter = session.policy.painter
+    plain = replace(painter, classes=TABLE, settings=painter.settings.model_copy(
+        update={"class_map": {"vessel": "ship"}}
+    ))  # fmt: skip
+    assert np.array_equal(
+        painter.condition(drawn.layout), plain.condition(_layout("plane", "vessel"))
+    )
+    assert "ship" in painter.prompt(drawn.layout)
+    assert rl_tune(job).exit_code == 0
+    assert rows_of(tmp_path / "out")[-1]["paired loss"] > 0
 
 
 def test_renaming_swaps_and_merges() -> None:
