@@ -112,8 +112,8 @@ class PointRatings:
     @classmethod
     def unknown(cls, count: int) -> PointRatings:
         """Of so many points of which nothing is known yet."""
-        nothing = [np.full(count, np.nan) for _ in range(3)]
-        return cls(np.zeros(count), *nothing, *(np.zeros(count, dtype=bool) for _ in range(2)))
+        nothing, no = np.full(count, np.nan), np.zeros(count, dtype=bool)
+        return cls(np.zeros(count), nothing, nothing.copy(), nothing.copy(), no, no.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +292,7 @@ def _error(rows: Floats) -> float:
     """Standard error of the mean of values [draws, n] over the n of one draw."""
     if len(rows) >= LEAST_DRAWS:
         return float(rows.mean(axis=1).std(ddof=1))
-    return SHARED * float(rows.std()) / np.sqrt(rows.size)
+    return float(SHARED * rows.std() / np.sqrt(rows.shape[1]))
 
 
 def _apart(log_distance: Floats, count: int, d: int) -> Floats:
