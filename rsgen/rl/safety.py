@@ -74,7 +74,8 @@ class Watch:
 
     limits: Limits
     best_reward: float = -math.inf
-    best_deviation: float = 0.0
+    squares: float = 0.0  # sum over epochs of the squared standard error
+    epochs: int = 0
     low_epochs: int = 0
     first_diversity: float | None = None
     halved: bool = False
@@ -88,6 +89,8 @@ class Watch:
         """
         if not facts.cold:
             self.since.append(facts.reward)
+            self.squares += facts.deviation**2
+            self.epochs += 1
         if facts.held is not None and self.since:
             self.looks.append((sum(self.since) / len(self.since), facts.held))
             self.since.clear()
@@ -99,7 +102,7 @@ class Watch:
         if found is not None and not found.stop:
             self._begin_again()
         elif facts.reward > self.best_reward and not facts.cold:
-            self.best_reward, self.best_deviation = facts.reward, facts.deviation
+            self.best_reward = facts.reward
         return found
 
     def _begin_again(self) -> None:
@@ -107,7 +110,7 @@ class Watch:
 
         What pictures of one layout differed by at the start stays, and that one try is used up.
         """
-        self.best_reward, self.best_deviation, self.low_epochs = -math.inf, 0.0, 0
+        self.best_reward, self.low_epochs = -math.inf, 0
         self.looks.clear()
         self.since.clear()
 
@@ -149,7 +152,13 @@ class Watch:
         )
 
     def _collapses(self, facts: EpochFacts) -> Alarm | None:
-        low = facts.reward < self.best_reward - SIGMAS * self.best_deviation
+        """Far under the best epoch for a while, or all images of a layout alike.
+
+        Each epoch has other layouts, some easier: what a difference of two epochs may be by
+        chance follows from how layouts differ in all epochs, not in the one that was best.
+        """
+        error = math.sqrt(2 * self.squares / max(1, self.epochs))
+        low = facts.reward < self.best_reward - SIGMAS * error
         if not facts.cold:
             self.low_epochs = self.low_epochs + 1 if low else 0
         first = self.first_diversity or 0.0

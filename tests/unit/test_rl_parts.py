@@ -61,8 +61,17 @@ def run(rows: list[EpochFacts], limits: Limits = LIMITS) -> list[str | None]:
             [facts(0.5, held=0.5), facts(0.6), facts(0.62, held=0.4), facts(0.7, held=0.3)],
             [None, None, None, "reward is fooled!"],
         ),
-        ([facts(0.5), *[facts(0.46)] * 3], [None, None, None, "collapse"]),
-        ([facts(0.5), facts(0.46), facts(0.5), facts(0.46), facts(0.46)], [None] * 5),
+        ([facts(0.5), *[facts(0.45)] * 3], [None, None, None, "collapse"]),
+        ([facts(0.5), facts(0.45), facts(0.5), facts(0.45), facts(0.45)], [None] * 5),
+        # easy layouts in one epoch: all alike, so its own error is small
+        (
+            [
+                facts(reward, deviation=error)
+                for reward, error in ((1.25, 0.11), (0.96, 0.15), (1.3, 0.03), (1.1, 0.12),
+                                      (0.96, 0.12), (0.99, 0.12))
+            ],
+            [None] * 6,
+        ),
         ([facts(), facts(diversity=5.9), facts(diversity=5.9)], [None, "collapse", "collapse!"]),
         ([facts(saturated=0.8), facts(saturated=0.81)], [None, "saturated!"]),
         # 0 while a reward warms up, then what the images are worth
@@ -103,7 +112,7 @@ def run(rows: list[EpochFacts], limits: Limits = LIMITS) -> list[str | None]:
     ],
     ids=[
         "healthy", "not-finite", "far", "nan", "fooled", "both-fall", "looks-apart", "reward-falls",
-        "dips", "diversity", "saturated", "warming", "hardly-warming", "warming-and-alike",
+        "dips", "easy-layouts", "diversity", "saturated", "warming", "hardly-warming", "warm-alike",
         "warming-look", "recovers", "again", "alike-and-best", "looks-begin-again",
     ],
 )  # fmt: skip
