@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("rl-inputs") / "model").path
 
 
-def _opened(folder: Path, model: Path, rows: list[tuple[str, ...]], **keys: Any) -> Opened:
+def _opened(folder: Path, model: Path, rows: Sequence[tuple[str, ...]], **keys: Any) -> Opened:
     samples = [
         sample(f"scene-{k}.png", _layout(*labels), split="train") for k, labels in enumerate(rows)
     ]
