@@ -39,6 +39,7 @@ COLUMNS = 3
 def write_curves(path: Path, rows: Rows) -> Path:
     """A PNG of all that was measured, by epoch; same rows, same bytes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     panels = {title: [c for c in names if _points(rows, c)] for title, names in PANELS.items()}
     terms = sorted({key for row in rows for key in row if key.startswith("term ")})
@@ -55,7 +56,7 @@ def write_curves(path: Path, rows: Rows) -> Path:
             axes.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if len(names) > 1 or title == "raw terms":
             axes.legend(frameon=False, fontsize=7)
