@@ -36,15 +36,12 @@ from typing import Any
 
 from cells import (
     Cell,
-    add_options,
-    add_set_options,
     call,
     common_settings,
-    given_sets,
     report_figures,
     run_cells,
 )
-from of_diff import CLASSES, Ground
+from of_diff import CLASSES, Ground, grounds, table_parser
 from sets import held
 
 from rsgen.models.base import ModelRef, model_folder
@@ -195,22 +192,15 @@ def digest(options: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add_options(parser)
-    add_set_options(parser)
+    parser = table_parser(__doc__)
     parser.add_argument("--steps", type=int, default=200, help="optimiser steps a training")
     parser.add_argument("--lr", type=float, default=3e-4, help="peak learning rate from tiny")
     parser.add_argument("--unet", default="decoder", help="UNet weights that learn")
-    parser.add_argument("--count", type=int, default=80, help="images a cell")
-    parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
-    parser.add_argument("--scenes", type=int, default=500, help="scenes (80 %% are learned from)")
     options = parser.parse_args()
-    grounds = [Ground("scenes", seed, options) for seed in range(options.seeds)]
-    for name, given in given_sets(options).items():
-        # after the first seed of the scenes: a table that is cut short has some of each
-        grounds.insert(1, Ground(name, 0, options, given))
     # the first two columns of every set before the parts of any
-    order = [(g, v) for some in (VARIANTS[:2], VARIANTS[2:]) for g in grounds for v in some]
+    order = [
+        (g, v) for some in (VARIANTS[:2], VARIANTS[2:]) for g in grounds(options) for v in some
+    ]
     cells = [
         Cell(g.name, v.name, g.seed, request(options), Trial(g, v, options).compute)
         for g, v in order

@@ -117,20 +117,22 @@ class Ground:
     seed: int
     options: argparse.Namespace
     given: Path | None = None
+    size: int = SIZE
 
     @property
     def folder(self) -> Path:
-        return Path(self.options.work / self.name / f"seed-{self.seed}")
+        name = f"seed-{self.seed}" if self.size == SIZE else f"seed-{self.seed}-{self.size}"
+        return Path(self.options.work / self.name / name)
 
     @cached_property
     def run(self) -> Path:
-        """Samples of 128 px with a train and a test split."""
+        """Samples of one size with a train and a test split."""
         options = self.options
         if self.given is None:
-            asked = scenes(options.work, 710 + self.seed, options.count)
-            learned = scenes(options.work, 700 + self.seed, options.scenes)
+            asked = scenes(options.work, 710 + self.seed, options.count, self.size)
+            learned = scenes(options.work, 700 + self.seed, options.scenes, self.size)
             return test_and_train(self.folder / "real", asked, learned)
-        return windows(self.folder / "real", self.whole, SIZE, WINDOWS)
+        return windows(self.folder / "real", self.whole, self.size, WINDOWS)
 
     @cached_property
     def whole(self) -> Path:
@@ -261,25 +263,38 @@ def digest(row: Mapping[str, Any]) -> str:
     return "-".join(f"{value}" for value in row.values())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def table_parser(about: str | None) -> argparse.ArgumentParser:
+    """The options of every table over the grounds: sets, judges, images a cell."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     add_options(parser)
     add_set_options(parser)
+    parser.add_argument("--count", type=int, default=80, help="images a cell")
+    parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
+    parser.add_argument("--scenes", type=int, default=500, help="scenes (80 %% are learned from)")
+    return parser
+
+
+def grounds(options: argparse.Namespace, size: int = SIZE) -> list[Ground]:
+    """The scenes of every seed and the real sets, after the first seed.
+
+    So a table that is cut short has some of each.
+    """
+    found = [Ground("scenes", seed, options, size=size) for seed in range(options.seeds)]
+    for name, given in given_sets(options).items():
+        found.insert(1, Ground(name, 0, options, given, size))
+    return found
+
+
+def main() -> None:
+    parser = table_parser(__doc__)
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps a training")
     parser.add_argument("--lr", type=float, default=3e-4, help="peak learning rate from tiny")
     parser.add_argument("--new-lr", type=float, default=1e-3, help="with a new hint network")
     parser.add_argument("--unet", default="decoder", help="UNet weights that learn")
-    parser.add_argument("--count", type=int, default=80, help="images a cell")
-    parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
-    parser.add_argument("--scenes", type=int, default=500, help="scenes (80 %% are learned from)")
     options = parser.parse_args()
-    grounds = [Ground("scenes", seed, options) for seed in range(options.seeds)]
-    for name, given in given_sets(options).items():
-        # after the first seed of the scenes: a table that is cut short has some of each
-        grounds.insert(1, Ground(name, 0, options, given))
     cells = [
         Cell(ground.name, v.name, ground.seed, request(options), Trial(ground, v, options).compute)
-        for ground in grounds
+        for ground in grounds(options)
         for v in VARIANTS
     ]
     run_cells(cells, options, COLUMNS, "one part changed at a time, at equal steps")

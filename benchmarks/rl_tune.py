@@ -7,8 +7,9 @@ Every cell tunes tiny on layouts of training images for `--epochs` epochs of `--
 `--samples` images, with the guidances and the number of steps that its images are painted with
 afterwards. Then it paints `--count` held layouts, which no tuning saw; `rsgen evaluate` measures
 them with judge B, which no tuning saw either (judge A rewards). The weights of the last epoch are
-measured, whatever held layouts say, so that a control chooses nothing. Sets and held layouts are
-those of of_diff.py: in the same --work they are made once. --judges DIR: train-judge OUTs with
+measured, whatever held layouts say, so that a control chooses nothing. All images have `--size` 64
+px: with few objects an image a reward says more about each, and an image costs a quarter. Sets are
+made as in of_diff.py. --judges DIR: train-judge OUTs with
 both judges, DIR/scenes and so on, or judges A alone in --judges-a.
 
 - start: tiny as it ships.
@@ -38,16 +39,13 @@ from typing import Any
 import numpy as np
 from cells import (
     Cell,
-    add_options,
-    add_set_options,
     call,
     common_settings,
-    given_sets,
     report_figures,
     run_cells,
 )
 from of_diff import FIGURES as OF_DIFF_FIGURES
-from of_diff import Ground
+from of_diff import Ground, grounds, table_parser
 from sets import held, judges
 
 from rsgen.judge.model import load_judge
@@ -115,6 +113,7 @@ class Trial:
             "layouts": options.layouts,
             "samples": options.samples,
             "steps": options.denoising_steps,
+            "size": options.size,
             "held_layouts": options.held,
             "evaluate_every": options.epochs,
             "paired_weight": 0,  # one part at a time: no anchor
@@ -137,6 +136,7 @@ class Trial:
                 f"generate.count={min(options.count, held(ground.run))}",
                 "generate.layout_splits=[test]",
                 f"generate.steps={options.denoising_steps}",
+                f"generate.size={options.size}",
             ),
         )
         report = call(
@@ -185,30 +185,23 @@ def spread(judges_out: Path, made: SampleRun, real: SampleRun) -> float:
 
 def request(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells depend on."""
-    keys = ("epochs", "layouts", "samples", "held", "denoising_steps", "count", "scenes", "dtype")
+    keys = ("epochs", "layouts", "samples", "held", "denoising_steps", "count", "scenes", "size")
     return {key: getattr(options, key) for key in keys}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    add_options(parser)
-    add_set_options(parser)
+    parser = table_parser(__doc__)
     parser.add_argument("--judges-a", type=Path, help="train-judge OUTs of judges A alone")
     parser.add_argument("--epochs", type=int, default=12, help="of a tuning")
-    parser.add_argument("--layouts", type=int, default=16, help="an epoch")
+    parser.add_argument("--layouts", type=int, default=64, help="an epoch")
     parser.add_argument("--samples", type=int, default=4, help="images a layout")
-    parser.add_argument("--held", type=int, default=24, help="layouts that judge A looks at")
-    parser.add_argument("--count", type=int, default=80, help="images a cell that are measured")
-    parser.add_argument("--denoising-steps", type=int, default=12, help="of each image")
-    parser.add_argument("--scenes", type=int, default=500, help="scenes (80 %% are tuned on)")
+    parser.add_argument("--held", type=int, default=64, help="layouts that judge A looks at")
+    parser.add_argument("--size", type=int, default=64, help="side of all images")
     options = parser.parse_args()
-    grounds = [Ground("scenes", seed, options) for seed in range(options.seeds)]
-    for name, given in given_sets(options).items():
-        grounds.insert(1, Ground(name, 0, options, given))
     cells = [
         Cell(ground.name, v.name, ground.seed, request(options), Trial(ground, v, options).compute)
         for v in VARIANTS
-        for ground in grounds
+        for ground in grounds(options, options.size)
     ]
     run_cells(cells, options, COLUMNS, "learning from rewards, beside its controls", upright=True)
 
