@@ -8,9 +8,9 @@ Every cell tunes tiny on layouts of training images for `--epochs` epochs of `--
 afterwards. Then it paints `--count` held layouts, which no tuning saw; `rsgen evaluate` measures
 them with judge B, which no tuning saw either (judge A rewards). The weights of the last epoch are
 measured, whatever held layouts say, so that a control chooses nothing. All images have `--size` 64
-px: with few objects an image a reward says more about each, and an image costs a quarter. Sets are
-made as in of_diff.py. --judges DIR: train-judge OUTs with
-both judges, DIR/scenes and so on, or judges A alone in --judges-a.
+px: with few objects an image a reward says more about each, and an image costs a quarter of one of
+128 px. Sets are made as in of_diff.py. --judges DIR: train-judge OUTs with both judges, DIR/scenes
+and so on, or judges A alone in --judges-a.
 
 - start: tiny as it ships.
 - detector: IoU and confidence of judge A (I-DRUID's reward), groups of a layout as baseline.
