@@ -191,6 +191,7 @@ def request(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = table_parser(__doc__)
+    parser.set_defaults(count=240)  # images of 64 px hold a few objects each
     parser.add_argument("--judges-a", type=Path, help="train-judge OUTs of judges A alone")
     parser.add_argument("--epochs", type=int, default=12, help="of a tuning")
     parser.add_argument("--layouts", type=int, default=64, help="an epoch")
