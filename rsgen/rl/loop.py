@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +17,16 @@ from rsgen.reporting import Reporter
 from rsgen.rewards.combine import Rewards
 from rsgen.rl import state as states
 from rsgen.rl.adapter import Learner
-from rsgen.rl.advantages import flat_groups
 from rsgen.rl.credit import Credit
 from rsgen.rl.epoch import EpochShape, Experience, Painted, paint_epoch
 from rsgen.rl.layouts import TuningLayouts
+from rsgen.rl.metrics import METRICS, Row, epoch_row, facts_of, look_row, write_metrics
 from rsgen.rl.objective import adapted_beta
 from rsgen.rl.pace import adapted_rate, moved_nats, step_nats, target_of
-from rsgen.rl.page import METRICS, show, write_metrics
+from rsgen.rl.page import show
 from rsgen.rl.policy import Policy
 from rsgen.rl.pool import pool_tensors, pooled
-from rsgen.rl.safety import Alarm, EpochFacts, Limits, Watch
+from rsgen.rl.safety import Alarm, Limits, Watch
 from rsgen.rl.selection import Held, Look
 from rsgen.rl.update import Updater, UpdateStats
 from rsgen.settings import RlTuneConfig
@@ -35,8 +34,6 @@ from rsgen.training.session import stop_together
 from rsgen.training.state import fill_optimizer, optimizer_tensors, plain
 
 __all__ = ["Outcome", "Progress", "Tuner", "limits_of"]
-
-Row = dict[str, Any]
 
 
 @dataclass
@@ -156,7 +153,10 @@ class Tuner:
         progress.skipped += stats.skipped
         progress.epoch = number
         look = self._look(number) if self._due(number) else None
-        row = self._row(painted, means, stats, look, explained)
+        row = epoch_row(painted, means, stats, look, explained)
+        row |= {"beta": progress.beta, "ratio off": stats.off}
+        if progress.skipped:
+            row["skipped updates"] = progress.skipped
         progress.rows.append(row)
         self._tell(row)
         return self._watched(painted, row, look) if learns else None
@@ -190,35 +190,6 @@ class Tuner:
         learned = epoch - self.credit.warmup
         return epoch == self.epochs or (learned > 0 and learned % self.settings.evaluate_every == 0)
 
-    def _row(
-        self,
-        painted: Painted,
-        means: Mapping[str, float],
-        stats: UpdateStats,
-        look: Look | None,
-        explained: float | None,
-    ) -> Row:
-        rewards = painted.rewards
-        row: Row = {"epoch": painted.epoch, "reward": float(rewards.plain.mean())}
-        row |= {
-            "reward deviation": float(rewards.plain.std()),
-            "reward least": float(rewards.plain.min()),
-            "reward most": float(rewards.plain.max()),
-        }
-        row |= {f"term {name}": value for name, value in rewards.means().items()}
-        if look is not None:
-            row |= _look_row(look)
-        row |= {"diversity": painted.diversity, "saturated": saturated(painted), **means}
-        row |= {"beta": self.progress.beta, "ratio off": stats.off}
-        if explained is not None:
-            row["explained variance"] = explained
-        row |= {name: count for name, count in painted.rewards.counts.items() if count}
-        if self.progress.skipped:
-            row["skipped updates"] = self.progress.skipped
-        if stats.left:
-            row["updates left out"] = stats.left
-        return row
-
     def _tell(self, row: Row) -> None:
         for name, value in row.items():
             if isinstance(value, float):
@@ -228,18 +199,7 @@ class Tuner:
         self.reporter.note(f"epoch {row['epoch']}: reward {row['reward']:.3f}{held}{kl}")
 
     def _watched(self, painted: Painted, row: Row, look: Look | None) -> Alarm | None:
-        rewards = painted.rewards.total  # as the control has it, if there is one
-        groups = rewards.reshape(self.shape.layouts, self.shape.samples).mean(axis=1)
-        facts = EpochFacts(
-            float(groups.mean()),
-            math.hypot(groups.std() / math.sqrt(len(groups)), painted.rewards.error),
-            painted.diversity,
-            row["saturated"],
-            row.get("kl", 0.0),
-            self.progress.skipped,
-            None if look is None else look.score,
-            painted.rewards.warming,
-        )
+        facts = facts_of(painted, row, look, self.progress.skipped)
         alarm = self.watch.after(facts)
         if alarm is not None:
             self.reporter.note(alarm.sentence, "warning")
@@ -270,7 +230,7 @@ class Tuner:
         if not self.progress.rows:
             look = self._scored(self.first, 0)
             self._remember(look, 0)
-            self.progress.rows.append({"epoch": 0, **_look_row(look)})
+            self.progress.rows.append({"epoch": 0, **look_row(look)})
             self.reporter.note(
                 f"held layouts before tuning: {look.score:.3f} +- {look.error:.3f} by {look.by}"
             )
@@ -402,14 +362,3 @@ class Tuner:
 def _fill(learner: Learner, values: Mapping[str, Tensor]) -> None:
     for name, parameter in learner.parameters().items():
         parameter.copy_(values[name])
-
-
-def _look_row(look: Look) -> Row:
-    return {"held score": look.score, "held error": look.error, "held reward": look.reward}
-
-
-def saturated(painted: Painted) -> float:
-    """Share of the layouts whose images all have one reward."""
-    if painted.shape.samples < 2:
-        return 0.0
-    return float(flat_groups(painted.rewards.plain, painted.shape.groups).mean())

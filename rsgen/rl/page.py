@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 
 from rsgen.images import replace_bytes
 from rsgen.pictures import write_figure
+from rsgen.rl.metrics import is_plain
 
-__all__ = ["METRICS", "show", "write_curves", "write_metrics"]
+__all__ = ["show", "write_curves"]
 
-METRICS = "metrics.jsonl"
 MOST_GRIDS = 12
 JPEG_QUALITY = 85
 
@@ -181,19 +180,7 @@ def _inline(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def write_metrics(path: Path, rows: Rows) -> None:
-    """One JSON object an epoch; the file is replaced as a whole."""
-    known = [{k: v if _plain(v) else None for k, v in row.items()} for row in rows]
-    text = "".join(json.dumps(row) + "\n" for row in known)
-    replace_bytes(path, text.encode("utf-8"))
-
-
-def _plain(value: Any) -> bool:
-    """Whether JSON has it: no infinity, and nothing that is not a number."""
-    return not isinstance(value, float) or math.isfinite(value)
-
-
 def _cell(value: Any) -> str:
-    if value is None or not _plain(value):
+    if value is None or not is_plain(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

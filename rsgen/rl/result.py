@@ -15,8 +15,9 @@ from rsgen.models.lora import add_adapter
 from rsgen.models.stable_diffusion import StableDiffusion
 from rsgen.reporting import RunSummary
 from rsgen.rl.loop import Outcome, Tuner
+from rsgen.rl.metrics import METRICS
 from rsgen.rl.opened import Opened
-from rsgen.rl.page import METRICS, show
+from rsgen.rl.page import show
 from rsgen.rl.selection import Measure
 from rsgen.rl.session import Session
 from rsgen.runs import ProgramRun
