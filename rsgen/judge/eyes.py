@@ -39,7 +39,8 @@ class EyesRef:
                 raise UsageError(
                     "a detector is needed, and no judge was given",
                     hint="add --judge JUDGES (rsgen train-judge RUN --out JUDGES), or give the "
-                    "option detector (of the reward: detectors): a model's folder, hub:ORG/NAME, or 'command: PROGRAM'",
+                    "option detector (of the reward: detectors): a model's folder, hub:ORG/NAME, "
+                    "or 'command: PROGRAM'",
                 )
             return cls("judge", judge)
         if text.startswith(COMMAND):
