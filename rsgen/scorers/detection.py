@@ -228,16 +228,16 @@ class ClassPresence(_Looking):
 
 @dataclass(frozen=True)
 class ExtraObjects(_Looking):
-    """How free an image is of objects that its labels do not name, in (0, 1], an image.
+    """How free an image is of objects that its labels do not name, in [0, 1], an image.
 
-    1 / (1 + sum of the scores of the detections that lie on no label): 1 without any, 0.5 with
-    one that is sure. Detections under `least` do not count. A detection lies on a label, of
-    whatever class, where they overlap by `overlap`, or where `inside` of it is in a crowd.
+    1 less the score of the surest detection that lies on no label. The surest, not all of them:
+    the many half-seen things of a crowded image add up to more than one plain object. A detection
+    lies on a label, of whatever class, where they overlap by `overlap` (a second, worse
+    detection of a labelled object is none of its own), or where `inside` of it is in a crowd.
     """
 
     level: ClassVar[Level] = "image"
-    least: float = 0.5
-    overlap: float = 0.3
+    overlap: float = 0.1
     inside: float = 0.5
 
     def score(self, images: Pixels, samples: Sequence[Sample]) -> FloatArray:
@@ -246,14 +246,13 @@ class ExtraObjects(_Looking):
         return np.asarray([self._one(d, s.layout) for d, s in rows], dtype=np.float32)
 
     def _one(self, found: Detections, layout: Layout) -> float:
-        sure = found.above(self.least)
         labels = other_outlines(layout, ())
-        free = iou_matrix(sure.quads, labels).max(axis=1, initial=0.0) < self.overlap
+        free = iou_matrix(found.quads, labels).max(axis=1, initial=0.0) < self.overlap
         for instance in layout.instances:
             box = instance.bounds()
             if instance.iscrowd and box is not None:
-                free &= shares_in_box(sure.quads, box) < self.inside
-        return float(1 / (1 + sure.scores[free].sum()))
+                free &= shares_in_box(found.quads, box) < self.inside
+        return 1 - float(found.scores[free].max(initial=0.0))
 
 
 def shares_in_box(quads: npt.NDArray[np.float64], box: Box) -> npt.NDArray[np.float64]:

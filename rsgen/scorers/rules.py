@@ -29,7 +29,7 @@ def default_rules(
     R0 integrity and focus; R1 clip, or class-presence and likeness; R2 clip-objects, or judge; R3
     judge-image, of masks remask, of the ground stuff-areas, where the judge knows `stuff`; R4
     label-geometry; R5 extra-objects; R6 the copies; R7 novelty.
-    Detection with a judge leaves R1 and R5 to judge-image, which sees both, and R7 out.
+    Detection with a judge leaves R1 to judge-image, which sees it too, and R7 out.
     """
     # 0.9 is texture blurred by 1.1 pixels: new images may be softer than a sharp camera's
     soft = Rule("focus", quantile=0.01, at_most=0.9) if real else Rule("focus", min=0.7)
@@ -97,9 +97,14 @@ def _judge_rules(*, real: bool) -> list[Rule]:
         return [
             Rule("judge", quantile=0.1, tolerate=0.5),
             Rule("judge-image", quantile=0.02),
+            Rule("extra-objects", quantile=0.02),
         ]
     # nine in ten true objects score over 0.18 (a judge of 99 images), moved labels 0.02
-    return [Rule("judge", min=0.15, tolerate=0.5), Rule("judge-image", min=0.05)]
+    return [
+        Rule("judge", min=0.15, tolerate=0.5),
+        Rule("judge-image", min=0.05),
+        Rule("extra-objects", min=0.2),
+    ]
 
 
 def rule_of(settings: RuleConfig) -> Rule:

@@ -154,7 +154,7 @@ def test_the_rules_join_by_task_and_bounds_are_of_real_images(folder: Path, tmp_
             "detection",
             {"judge": True, "clip": True},
             "integrity focus label-geometry contrast novelty-hash clip clip-objects judge "
-            "judge-image",
+            "judge-image extra-objects",
         ),
         ("segmentation", {}, "integrity focus label-geometry contrast novelty-hash remask"),
         (
@@ -198,12 +198,14 @@ def test_classes_are_present(seen: Any, things: list[Instance], score: float) ->
     [
         pytest.param([(RED, AT)], [thing("plane", *AT)], 1.0, id="as labelled"),
         pytest.param([(RED, AT)], [thing("ship", *AT)], 1.0, id="named otherwise"),
-        pytest.param([(RED, AT)], [], 1 / 1.9, id="one extra"),
-        pytest.param([(RED, AT)], [thing("plane", 40, 40, 50, 50)], 1 / 1.9, id="not there"),
+        pytest.param([(RED, AT)], [], 0.1, id="one extra"),
+        pytest.param([(RED, AT)], [thing("plane", 40, 40, 50, 50)], 0.1, id="not there"),
         pytest.param(
             [(RED, AT)], [thing("plane", 0, 0, 60, 60, iscrowd=True)], 1.0, id="in a crowd"
         ),
         pytest.param([], [thing("plane", *AT)], 1.0, id="missing is no extra"),
+        pytest.param([(RED, AT), (GREEN, (40, 40, 55, 55))], [], 0.1, id="two weigh as the surest"),
+        pytest.param([(RED, AT)], [thing("plane", 10, 10, 19, 20)], 1.0, id="badly outlined"),
     ],
 )
 def test_extra_objects_are_seen(seen: Any, things: list[Instance], score: float) -> None:

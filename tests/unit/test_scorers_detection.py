@@ -327,7 +327,9 @@ def test_a_judge_brings_its_own_rules(tmp_path: Path) -> None:
     judge = judge_in(tmp_path / "judges")
     filtered(tmp_path / "alone", run, judge=judge)
     frozen = json.loads((tmp_path / "alone/thresholds.json").read_text())["rules"]
-    assert frozen["judge"]["min"] == 0.15 and frozen["judge-image"]["min"] == 0.05
+    assert {name: frozen[name]["min"] for name in ("judge", "judge-image", "extra-objects")} == {
+        "judge": 0.15, "judge-image": 0.05, "extra-objects": 0.2
+    }  # fmt: skip
     real = sample_run(tmp_path / "real").path
     filtered(tmp_path / "beside", run, judge=judge, real=real)
     rows = list(open_samples(tmp_path / "beside"))
