@@ -15,6 +15,8 @@ and so on, or judges A alone in --judges-a.
 - start: tiny as it ships.
 - detector: IoU and confidence of judge A (I-DRUID's reward), groups of a layout as baseline.
 - negated, shuffled: the same with the reward turned round, or dealt to other images.
+- image credit: every place of an image is praised for its whole reward; otherwise each for the
+  objects there.
 - all steps: noise in every step, and all of them learned from; otherwise the first fifth.
 - critic: PPO with a critic in place of the groups (one epoch more, in which it alone learns).
 - detector + remask: and the IoU of asked masks and those found anew.
@@ -72,6 +74,7 @@ VARIANTS = (
     Variant("detector"),
     Variant("negated", keys={"control": "negated"}),
     Variant("shuffled", keys={"control": "shuffled"}),
+    Variant("image credit", keys={"credit": "image"}),
     Variant("all steps", keys={"window": [0, 1]}),
     Variant("critic", keys={"algorithm": "ppo"}),
     Variant("detector + remask", (DETECTOR, REMASK)),

@@ -107,13 +107,15 @@ class Rated:
 
     A raw term may be NaN where it does not apply. `noted`: rows that the counts are taken of;
     whatever value those under FAILED have, they get the least. `error`: standard error of the mean
-    value beyond that of single images, where images are compared with each other.
+    value beyond that of single images, where images are compared with each other. `places`: where
+    it came from, finite float64 [N, SIDE, SIDE] of `rewards.places`; None: a matter of all places.
     """
 
     value: Floats
     terms: Mapping[str, Floats] = field(default_factory=dict)
     noted: Mapping[str, Bools] = field(default_factory=dict)
     error: float = 0.0
+    places: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,8 @@ class RewardBatch:
     terms: raw, unweighted: each reward's value by its name, and `name/term`; NaN where one does
     not apply. counts: how many images were broken, could not be looked at, and the like.
     warming: share of the images that some reward cannot tell the worth of yet. error: of the
-    mean, beyond that of single images.
+    mean, beyond that of single images. places: what each place of an image is learned from,
+    control included, [N, SIDE, SIDE] of `rewards.places`; None where no reward tells places apart.
     """
 
     total: Floats
@@ -133,6 +136,7 @@ class RewardBatch:
     counts: Mapping[str, int]
     warming: float = 0.0
     error: float = 0.0
+    places: Floats | None = None
 
     def means(self) -> dict[str, float]:
         """The mean of each term over the images that it applies to; NaN without any."""

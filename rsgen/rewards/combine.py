@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
@@ -217,7 +217,7 @@ class Rewards:
         readable = ~seen[BROKEN].astype(bool)
         terms: dict[str, Floats] = {}
         counts = {BROKEN: int((~readable).sum())}
-        plain = np.zeros(len(readable))
+        plain, places = np.zeros(len(readable)), _Places(len(readable))
         warming, error = np.zeros(len(readable), dtype=bool), 0.0
         for spec, reward in self._parts:
             own = {
@@ -226,7 +226,7 @@ class Rewards:
                 if name.startswith(f"{spec.name}/")
             }
             rated = reward.rate(own, readable, seen[GROUPS], epoch=epoch, learn=learn)
-            value, odd = _finite(spec, rated, readable)
+            value, odd, lost = _finite(spec, rated, readable)
             warming |= rated.noted.get(WARMING, False)
             terms[spec.name] = value
             terms |= {f"{spec.name}/{name}": rows for name, rows in rated.terms.items()}
@@ -234,20 +234,24 @@ class Rewards:
             found = {f"{spec.name}/{name}": int(rows.sum()) for name, rows in noted.items()}
             counts |= {name: count for name, count in found.items() if count}
             plain += spec.weight * value
+            places.add(spec.weight, value, rated.places, lost)
             error = float(np.hypot(error, spec.weight * rated.error))
         share = float(warming.mean()) if len(warming) else 0.0
-        return RewardBatch(self._controlled(plain, learn), plain, terms, counts, share, error)
+        control = self._control(len(plain), learn)
+        told = None if places.told is None else control(places.told)
+        return RewardBatch(control(plain), plain, terms, counts, share, error, told)
 
-    def _controlled(self, plain: Floats, learn: bool) -> Floats:
+    def _control(self, count: int, learn: bool) -> Callable[[Floats], Floats]:
+        """What the control makes of values of so many images, [N, ...]: new arrays."""
         if not learn:
-            return plain.copy()
+            return np.array
         self._calls += 1
         if self.control == "negated":
-            return -plain
+            return np.negative
         if self.control == "shuffled":
-            order = np.random.default_rng([self._seed, self._calls]).permutation(len(plain))
-            return plain[order]
-        return plain.copy()
+            order = np.random.default_rng([self._seed, self._calls]).permutation(count)
+            return lambda values: values[order]
+        return np.array
 
     def state_dict(self) -> State:
         """What is remembered, as arrays by flat names."""
@@ -284,8 +288,29 @@ class Rewards:
             reward.close()
 
 
-def _finite(spec: RewardSpec, rated: Rated, readable: Bools) -> tuple[Floats, Bools]:
-    """Values, the least of them (or 0, if that is less) for failures, and which were no number.
+class _Places:
+    """The weighted sum of what rewards say of places; `told` stays None where none does."""
+
+    def __init__(self, count: int) -> None:
+        self.told: Floats | None = None
+        self._everywhere = np.zeros(count)
+
+    def add(self, weight: float, value: Floats, places: Floats | None, lost: Bools) -> None:
+        """A reward that tells no places counts in each; so does what a lost image gets."""
+        if places is None:
+            self._everywhere += weight * value
+            if self.told is not None:
+                self.told += weight * value[:, None, None]
+            return
+        known = np.array(places, dtype=np.float64)
+        sign = np.sign(weight)
+        known[lost] = sign * (sign * known[~lost]).min(initial=0.0)
+        so_far = self._everywhere[:, None, None] if self.told is None else self.told
+        self.told = so_far + weight * known
+
+
+def _finite(spec: RewardSpec, rated: Rated, readable: Bools) -> tuple[Floats, Bools, Bools]:
+    """Values, the least of them (or 0, if that is less) for failures; which were no number; lost.
 
     Of a reward with a negative weight the greatest, or 0.
     """
@@ -296,4 +321,4 @@ def _finite(spec: RewardSpec, rated: Rated, readable: Bools) -> tuple[Floats, Bo
     lost = odd | ~readable | rated.noted.get(FAILED, False)
     sign = np.sign(spec.weight)
     value[lost] = sign * (sign * value[~lost]).min(initial=0.0)
-    return value, odd
+    return value, odd, lost

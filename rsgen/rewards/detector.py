@@ -14,12 +14,14 @@ from scipy.optimize import linear_sum_assignment
 
 from rsgen.detections import Detections
 from rsgen.errors import UsageError
+from rsgen.geometry import Box
 from rsgen.judge.eyes import JUDGE, EyesRef
 from rsgen.matching import Asked, Match, iou_matrix
 from rsgen.records import Layout
 from rsgen.rewards.base import Floats, Made, RewardSetup
 from rsgen.rewards.known import unseen_by_judge
-from rsgen.rewards.single import VALUE, PerImage
+from rsgen.rewards.places import worth_by_place
+from rsgen.rewards.single import PLACES, VALUE, PerImage
 from rsgen.scorers.base import is_thing
 from rsgen.scorers.detection import shares_in_box
 from rsgen.scorers.looking import Eyes, asked_things, open_eyes, other_outlines
@@ -104,24 +106,35 @@ class DetectorReward:
             [*columns, OBJECTS],
             absent="without objects",
             objects=OBJECTS,
+            places=True,
         )
 
     def _look(self, every: Sequence[Eyes], made: Made) -> dict[str, Floats]:
         columns: dict[str, Floats] = {}
-        values, objects, blind = [], [], []
+        values, objects, blind, places = [], [], [], []
         for number, eyes in enumerate(every):
             rows = zip(eyes.look(made.images)[0], made.samples, strict=True)
             sights = [see(found, sample.layout, eyes, self) for found, sample in rows]
             values.append(np.array([sight.value(self) for sight in sights]))
             blind.append(np.array([sight.blind for sight in sights], dtype=bool))
             objects.append(np.array([float(sight.objects) for sight in sights]))
+            places.append(np.stack([sight.places for sight in sights]))
             for column, name in zip(COLUMNS, _names(number, len(every)), strict=True):
                 columns[name] = np.array([getattr(sight, column) for sight in sights])
-        join = np.mean if self.join == "mean" else np.min
         columns[OBJECTS] = np.max(np.stack(objects), axis=0)
-        told = np.ma.masked_array(np.stack(values), np.stack(blind))
-        joined = np.ma.filled(join(told, axis=0), 0.0)
-        return {VALUE: np.asarray(joined, dtype=np.float64), **columns}
+        shares = _shares(np.stack(values), np.stack(blind), self.join)
+        joined = (shares * np.stack(values)).sum(axis=0)
+        where = (shares[..., None, None] * np.stack(places)).sum(axis=0)
+        return {VALUE: joined, PLACES: where, **columns}
+
+
+def _shares(values: Floats, blind: npt.NDArray[np.bool_], join: str) -> Floats:
+    """How much each of D detectors has to say of N images, [D, N]; nothing where it is blind."""
+    if join == "min":
+        least = np.where(blind, np.inf, values).argmin(axis=0)
+        told = (np.arange(len(values))[:, None] == least) & ~blind
+        return np.asarray(told, dtype=np.float64)
+    return np.asarray(~blind / np.maximum((~blind).sum(axis=0), 1), dtype=np.float64)
 
 
 def _names(number: int, count: int) -> list[str]:
@@ -135,8 +148,8 @@ class Sight:
 
     iou, confidence: means over the objects that were asked about, 0 for a missed one. found:
     share of them that is seen. extra: sum of the confidence of what nobody asked for, over the
-    number of objects (1 without any). objects: how many were asked about. blind: none, where
-    there are some.
+    number of objects (1 without any). objects: how many were asked about. places: where the value
+    came from, [SIDE, SIDE] of `rewards.places`. blind: none, where there are some.
     """
 
     iou: float
@@ -144,6 +157,7 @@ class Sight:
     found: float
     extra: float
     objects: int
+    places: Floats
     blind: bool = False
 
     def value(self, options: DetectorReward) -> float:
@@ -163,13 +177,21 @@ def see(found: Detections, layout: Layout, eyes: Eyes, options: DetectorReward) 
     free &= ~_excused(seen, layout, places)
     count = len(asked)
     share = max(count, 1)
+    worth = np.zeros(count)
+    for match in matches:
+        worth[match.asked] = match.iou + options.confidence * seen.scores[match.found]
+    quads = np.concatenate([asked.quads, seen.quads[free]])
+    boxes = [Box(*corners.min(axis=0), *corners.max(axis=0)) for corners in quads]
+    worth = np.concatenate([worth, -options.extra * seen.scores[free]]) / share
+    blind = not count and any(is_thing(instance) for instance in layout.instances)
     return Sight(
         sum(match.iou for match in matches) / share,
         sum(float(seen.scores[match.found]) for match in matches) / share,
         len(matches) / share,
         float(seen.scores[free].sum()) / share,
         count,
-        blind=not count and any(is_thing(instance) for instance in layout.instances),
+        worth_by_place(boxes, worth, layout.width, layout.height),
+        blind,
     )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from rsgen.errors import UsageError
+from rsgen.records import Layout
 from rsgen.registry import resolve
 from rsgen.rewards.base import Floats, Made, RewardSetup
-from rsgen.rewards.single import VALUE, PerImage
+from rsgen.rewards.places import worth_by_place
+from rsgen.rewards.single import PLACES, VALUE, PerImage
 from rsgen.scorers.base import Scores, is_novelty, make_scorer
 
 __all__ = ["ScorerReward", "image_scores", "scorer_for"]
@@ -46,7 +48,8 @@ class ScorerReward:
 
     def open(self, setup: RewardSetup) -> PerImage:
         scorer = scorer_for(self.scorer, self.options, setup)
-        return PerImage(self.scorer, partial(_look, scorer))
+        of_objects = resolve("scorers", self.scorer).level == "instance"
+        return PerImage(self.scorer, partial(_look, scorer), places=of_objects)
 
 
 def scorer_for(name: str, options: Mapping[str, Any], setup: RewardSetup) -> Any:
@@ -67,7 +70,20 @@ def scorer_for(name: str, options: Mapping[str, Any], setup: RewardSetup) -> Any
 
 
 def _look(scorer: Any, made: Made) -> dict[str, Floats]:
-    return {VALUE: image_scores(scorer.score(made.images, made.samples))}
+    scores = scorer.score(made.images, made.samples)
+    found = {VALUE: image_scores(scores)}
+    if not isinstance(scores, np.ndarray):
+        rows = zip(scores, made.samples, strict=True)
+        found[PLACES] = np.stack([_places(row, sample.layout) for row, sample in rows])
+    return found
+
+
+def _places(row: Sequence[float] | np.ndarray, layout: Layout) -> Floats:
+    """Where the mean over the objects comes from."""
+    known = np.asarray(row, dtype=np.float64)
+    worth = known / max(int((~np.isnan(known)).sum()), 1)
+    boxes = [instance.bounds() for instance in layout.instances]
+    return worth_by_place(boxes, worth, layout.width, layout.height)
 
 
 def image_scores(scores: Scores) -> Floats:

@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from rsgen.errors import DataError, RsgenError
 from rsgen.rewards.base import FAILED, Bools, Floats, Made, Rated, Seen, State
+from rsgen.rewards.places import SIDE
 
-__all__ = ["VALUE", "PerImage"]
+__all__ = ["PLACES", "VALUE", "PerImage"]
 
-VALUE = "value"
+VALUE, PLACES = "value", "places"
 LEAST_SEEN = 4  # images of which one at least must be seen: a reward of zeros teaches nothing
 Look = Callable[[Made], dict[str, Floats]]
 
@@ -23,7 +24,8 @@ class PerImage:
     look: `Made` without broken images -> columns float64 [N], the value among them; a value of
     NaN does not apply, and counts 0. An image that it fails at is noted, and gets the least
     value of all (`combine`); it is tried one by one where a batch fails. `absent`: what images
-    are counted as that the value does not apply to, or whose column `objects` is 0.
+    are counted as that the value does not apply to, or whose column `objects` is 0. `places`:
+    whether the column PLACES [N, SIDE, SIDE] says where in an image its value came from.
     """
 
     def __init__(
@@ -34,11 +36,12 @@ class PerImage:
         *,
         absent: str = "not applicable",
         objects: str | None = None,
+        places: bool = False,
         notes: Sequence[str] = (),
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self._name, self._look, self._columns = name, look, (VALUE, *columns)
-        self._absent, self._objects = absent, objects
+        self._absent, self._objects, self._places = absent, objects, places
         self._notes, self._close = tuple(notes), close
         self._first_failure = ""
 
@@ -51,6 +54,8 @@ class PerImage:
     def observe(self, made: Made) -> Seen:
         """A column of each number, NaN where it does not apply, and which images it failed at."""
         found: Seen = {name: np.full(len(made), np.nan) for name in self._columns}
+        if self._places:
+            found[PLACES] = np.zeros((len(made), SIDE, SIDE))
         found[FAILED] = np.zeros(len(made), dtype=bool)
         places = np.flatnonzero(~made.broken)
         if len(places):
@@ -76,9 +81,12 @@ class PerImage:
             self._first_failure = self._first_failure or f"{type(error).__name__}: {message}"
             found[FAILED][places] = True
             return
-        for name in self._columns:
+        wanted: dict[str, tuple[int, ...]] = dict.fromkeys(self._columns, ())
+        if self._places:
+            wanted[PLACES] = (SIDE, SIDE)
+        for name, shape in wanted.items():
             values = np.asarray(columns[name], dtype=np.float64)
-            if values.shape != (len(places),):
+            if values.shape != (len(places), *shape):
                 raise DataError(
                     f"reward {self._name}: {values.shape} values of {name} for {len(places)} images"
                 )
@@ -101,7 +109,8 @@ class PerImage:
         value = np.where(looked, seen[VALUE], np.nan)
         absent = np.isnan(value) if self._objects is None else seen[self._objects] == 0
         noted = {"failed": failed, self._absent: looked & absent}
-        return Rated(np.nan_to_num(value, nan=0.0), terms, noted)
+        where = seen[PLACES].astype(np.float64) if self._places else None
+        return Rated(np.nan_to_num(value, nan=0.0), terms, noted, places=where)
 
     def state_dict(self) -> State:
         return {}

@@ -26,7 +26,10 @@ def group_advantages(
     floor: float = 1e-3,
     clip: float = 5.0,
 ) -> Values:
-    """[N] advantages of rewards [N] within their groups (samples of one layout).
+    """Advantages of rewards [N, ...] within their groups (samples of one layout), as many.
+
+    Rewards of places [N, h, w] are compared place by place: a layout has its objects at the same
+    places in each of its images.
 
     `group`: minus the group's mean (GRPO, DDPO's per-prompt statistics). `leave-one-out`: minus
     the mean of the others (LOOP, Chen et al. 2025), which is n / (n - 1) times that and without
@@ -43,8 +46,10 @@ def group_advantages(
     """
     _check(rewards, len(groups))
     _, members, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.bincount(members, rewards)
-    of_group, size = sums[members], counts[members]
+    sums = np.zeros((len(counts), *rewards.shape[1:]))
+    np.add.at(sums, members, rewards)
+    of_group = sums[members]
+    size = counts[members].reshape(-1, *(1,) * (rewards.ndim - 1))
     if baseline == "group":
         expected = of_group / size
     else:
@@ -90,9 +95,12 @@ def explained_variance(rewards: Values, values: Values) -> float:
 
 
 def flat_groups(rewards: Values, groups: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """[G]: groups, in ascending order, whose rewards are all equal: nothing is learned there."""
+    """[G, ...]: groups, in ascending order, whose rewards are all equal: nothing is learned there.
+
+    Of rewards [N, ...].
+    """
     _, members = np.unique(groups, return_inverse=True)
-    low, high = np.full((2, int(members.max()) + 1), np.inf)
+    low, high = np.full((2, int(members.max()) + 1, *rewards.shape[1:]), np.inf)
     np.minimum.at(low, members, rewards)
     np.minimum.at(high, members, -rewards)
     equal: npt.NDArray[np.bool_] = low == -high

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rsgen.request import item_seed
 from rsgen.rl.advantages import explained_variance, group_advantages, step_advantages
@@ -23,7 +25,10 @@ __all__ = ["Credit", "CriticCredit", "GroupCredit", "credit_of"]
 
 
 class Credit(Protocol):
-    """Gives advantages, and may learn from what was painted."""
+    """Gives advantages, and may learn from what was painted.
+
+    Of each step, or of each place of each step: on the grid [h, w] of the latents.
+    """
 
     @property
     def warmup(self) -> int:
@@ -31,7 +36,7 @@ class Credit(Protocol):
         ...
 
     def advantages(self, painted: Painted) -> list[Tensor]:
-        """float32 [N, K] a batch of this rank, from the rewards of all ranks."""
+        """float32 [N, K] or [N, K, h, w] a batch of this rank, from the rewards of all ranks."""
         ...
 
     def learn(self, painted: Painted, check_stop: Callable[[], None]) -> float | None:
@@ -48,7 +53,10 @@ class Credit(Protocol):
 
 
 class GroupCredit:
-    """The other images of a layout are the baseline: DDPO, with groups in place of prompts."""
+    """The other images of a layout are the baseline: DDPO, with groups in place of prompts.
+
+    With rl_tune.credit objects, where a reward tells places apart: the same place of the others.
+    """
 
     warmup = 0
 
@@ -58,16 +66,27 @@ class GroupCredit:
     def advantages(self, painted: Painted) -> list[Tensor]:
         settings = self.settings
         values = group_advantages(
-            painted.rewards.total,
+            self._rewards(painted),
             painted.shape.groups,
             settings.baseline,
             settings.std_floor,
             settings.advantage_clip,
         )
         return [
-            torch.from_numpy(rows.astype(np.float32))[:, None].expand(-1, len(batch.steps))
+            torch.from_numpy(rows.astype(np.float32))[:, None].expand(
+                -1, len(batch.steps), *rows.shape[1:]
+            )
             for rows, batch in zip(painted.own(values), painted.batches, strict=True)
         ]
+
+    def _rewards(self, painted: Painted) -> npt.NDArray[np.float64]:
+        """Of images [N], or of their places [N, h, w]."""
+        places = painted.rewards.places
+        if places is None or self.settings.credit == "image":
+            return painted.rewards.total
+        side = painted.batches[0].latents.shape[-2:]
+        found = functional.interpolate(torch.from_numpy(places)[:, None], side, mode="area")
+        return found[:, 0].numpy()
 
     def learn(self, painted: Painted, check_stop: Callable[[], None]) -> float | None:
         return None

@@ -81,7 +81,7 @@ def epoch_shape(
 class Experience:
     """What one epoch's update learns from: this rank's batches, and what each step is worth.
 
-    `advantages`: one tensor a batch, float32 [N, K].
+    `advantages`: one tensor a batch, float32 [N, K], or [N, K, h, w] of places of the latents.
     """
 
     epoch: int

@@ -22,6 +22,8 @@ __all__ = [
     "adapted_beta",
     "clip_range",
     "clipped",
+    "place_clip",
+    "place_ratios",
     "ratio_of",
     "step_weights",
     "surrogate",
@@ -71,6 +73,32 @@ def ratio_of(
     return change.exp()
 
 
+def place_ratios(now: Gaussian, old_mean: Tensor, action: Tensor, mode: Ratio = "center") -> Tensor:
+    """rho [N, h, w] of the places of stored steps: `ratio_of` with means over channels alone.
+
+    The numbers of a latent are drawn independently, so the probability of an image is a product
+    over its places, and each may have an advantage of its own.
+    """
+    moved = (now.mean - old_mean) / now.std
+    change = moved * (action - old_mean) / now.std
+    if mode == "plain":
+        change = change - 0.5 * moved.square()
+    change = change.mean(dim=1)
+    if mode == "norm":
+        change = change * now.std.reshape(-1, 1, 1)
+    return change.exp()
+
+
+def place_clip(nats: float, shape: tuple[int, int, int]) -> float:
+    """`clip_range` for a place of a latent [C, h, w].
+
+    Log-ratios of places are independent, so they add up by their squares: where each is at its
+    bound, the image is about at its own.
+    """
+    channels, height, width = shape
+    return clip_range(nats / math.sqrt(height * width), channels)
+
+
 def step_weights(process: Process, steps: Sequence[int], mode: Ratio = "center") -> list[float]:
     """Weight of each trained step's loss; 1 but for `norm`.
 
@@ -86,7 +114,7 @@ def step_weights(process: Process, steps: Sequence[int], mode: Ratio = "center")
 
 
 def surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """Loss [N] to minimise: max(-rho A, -clip(rho, 1 - clip, 1 + clip) A).
+    """Loss [N, ...] to minimise: max(-rho A, -clip(rho, 1 - clip, 1 + clip) A).
 
     Source: Schulman et al. 2017, eq. 7, negated. I-DRUID's eq. 10 gives its minimum of rho A as a
     loss, which would lower the reward; its listing has the sign used here.

@@ -16,7 +16,16 @@ from rsgen.models.process import Gaussian
 from rsgen.request import item_seed
 from rsgen.rl.adapter import Learner
 from rsgen.rl.epoch import Experience
-from rsgen.rl.objective import Ratio, clip_range, clipped, ratio_of, step_weights, surrogate
+from rsgen.rl.objective import (
+    Ratio,
+    clip_range,
+    clipped,
+    place_clip,
+    place_ratios,
+    ratio_of,
+    step_weights,
+    surrogate,
+)
 from rsgen.rl.policy import Policy
 from rsgen.rl.rollout import Trajectories
 from rsgen.training.loop import average_gradients
@@ -167,18 +176,15 @@ class Updater:
                 off = (now.log_prob(batch.actions(k)) - batch.log_probs[:, k]).detach()
                 if number == 0 and batch.version == epoch:
                     stats.off = max(stats.off, _off_one(off))
-                found = ratio_of(
-                    now, batch.means[:, k], batch.actions(k), batch.log_probs[:, k],
-                    self.settings.ratio,
-                )  # fmt: skip
+                gain = advantages[:, k].to(now.mean)
+                found, clip = self._ratios(now, batch, k, by_place=gain.ndim > 1)
                 kl = now.kl(start)
-                gain = advantages[:, k].to(found)
-                losses = weights[k] * surrogate(found, gain, self.clip)
-                loss = (losses + beta * kl).mean() / terms
+                losses = weights[k] * surrogate(found, gain, clip)
+                loss = (losses.mean() + beta * kl.mean()) / terms
                 self.accelerator.backward(loss)
                 numbers = now.mean[0].numel()
                 moved.append(_nats(now, batch, k))
-                high, low = clipped(found, gain, self.clip)
+                high, low = clipped(found, gain, clip)
                 stats.add(
                     {
                         "policy loss": losses.mean().detach(),
@@ -194,6 +200,17 @@ class Updater:
             self.accelerator.backward(self.settings.paired_weight * loss)
             stats.add({"paired loss": loss.detach()})
         return self._mean_of_ranks(moved)
+
+    def _ratios(
+        self, now: Gaussian, batch: Trajectories, k: int, *, by_place: bool
+    ) -> tuple[Tensor, float]:
+        """rho of a stored step [N], or of its places [N, h, w]; and its clip."""
+        mode = self.settings.ratio
+        if by_place:
+            found = place_ratios(now, batch.means[:, k], batch.actions(k), mode)
+            return found, place_clip(self.settings.clip_nats, self.policy.shape)
+        log_probs = batch.log_probs[:, k]
+        return ratio_of(now, batch.means[:, k], batch.actions(k), log_probs, mode), self.clip
 
     def moved(self, batch: Trajectories) -> float:
         """KL between the policy now and the one that painted a batch; nats a step, all ranks."""

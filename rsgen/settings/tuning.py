@@ -78,6 +78,12 @@ class RlTuneConfig(Section):
     baseline: Literal["group", "leave-one-out"] = Field(
         "leave-one-out", description="ddpo: what a reward is compared with, within its layout"
     )
+    credit: Literal["objects", "image"] = Field(
+        "objects",
+        description="what noise is praised for (objects: with ddpo and a reward that tells its "
+        "parts by object, as detector and remask do, each place for the objects there; image: all "
+        "places for the image's reward, as in the papers)",
+    )
     advantage_clip: float = Field(5.0, gt=0, description="largest advantage")
     std_floor: float = Field(
         1e-3, gt=0, description="least deviation that advantages are divided by, in reward units"
