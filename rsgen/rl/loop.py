@@ -22,7 +22,7 @@ from rsgen.rl.epoch import EpochShape, Experience, Painted, paint_epoch
 from rsgen.rl.layouts import TuningLayouts
 from rsgen.rl.metrics import METRICS, Row, epoch_row, facts_of, look_row, write_metrics
 from rsgen.rl.objective import adapted_beta
-from rsgen.rl.pace import adapted_rate, moved_nats, step_nats, target_of
+from rsgen.rl.pace import adapted_rate, kept_share, moved_nats, step_nats, target_of
 from rsgen.rl.page import show
 from rsgen.rl.policy import Policy
 from rsgen.rl.pool import pool_tensors, pooled
@@ -164,6 +164,7 @@ class Tuner:
     def _learn(self, own: Experience) -> tuple[UpdateStats, dict[str, float]]:
         """All updates of an epoch; then rate and beta for the next one."""
         progress = self.progress
+        before = {n: plain(p.data) for n, p in self.learner.parameters().items()}
         stats = self.updater.update(
             [own, *self.pool], own.epoch, progress.beta, self._stop_together
         )
@@ -174,6 +175,10 @@ class Tuner:
             target = step_nats(self.settings) * progress.care
             progress.rate = adapted_rate(progress.rate, moved, target)
             self._set_rate()
+            share = kept_share(moved, target)
+            if share < 1:
+                _go_back(self.learner, before, share)
+                means |= {"kept": share, "kl epoch": self.updater.moved(own.batches[0])}
         if "kl" in means:
             most = target_of(self.settings, math.prod(self.policy.shape))
             progress.beta = adapted_beta(progress.beta, means["kl"], most)
@@ -357,6 +362,14 @@ class Tuner:
             stored = saved.tensors["pool"]
             self.pool = [pooled(epoch, stored, self.shape, self.layouts, self.policy.device)]
         self._set_rate()
+
+
+def _go_back(learner: Learner, before: Mapping[str, Tensor], share: float) -> None:
+    """Leave weights that share of their way from where they were before."""
+    with torch.no_grad():
+        for name, parameter in learner.parameters().items():
+            start = before[name].to(parameter)
+            parameter.copy_(start + share * (parameter - start) if share else start)
 
 
 def _fill(learner: Learner, values: Mapping[str, Tensor]) -> None:

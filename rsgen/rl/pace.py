@@ -6,11 +6,12 @@ import math
 
 from rsgen.settings import RlTuneConfig
 
-__all__ = ["RATES", "adapted_rate", "moved_nats", "step_nats", "target_of"]
+__all__ = ["RATES", "adapted_rate", "kept_share", "moved_nats", "step_nats", "target_of"]
 
 RATES = (1 / 64, 64.0)  # of the rate that a run begins with
 STEP_NATS = 0.2
 LEAST_MOVED = 1e-9  # nats a step: rounding
+TOO_FAR = 1.5  # times what was wanted
 
 
 def adapted_rate(rate: float, moved: float, target: float) -> float:
@@ -24,6 +25,16 @@ def adapted_rate(rate: float, moved: float, target: float) -> float:
         return rate
     change = math.sqrt(target / moved) if math.isfinite(moved) else 0.0
     return min(max(rate * min(max(change, 0.5), 3.0), RATES[0]), RATES[1])
+
+
+def kept_share(moved: float, target: float) -> float:
+    """How much of its way an epoch keeps that moved `moved` nats: all, or as far as `target`.
+
+    Nats go with the square of the way. None of a way that is no number.
+    """
+    if not math.isfinite(moved):
+        return 0.0
+    return math.sqrt(target / moved) if moved > TOO_FAR * target else 1.0
 
 
 def target_of(settings: RlTuneConfig, numbers: int) -> float | None:

@@ -116,8 +116,8 @@ class RlTuneConfig(Section):
         None,
         gt=0,
         description="with lr auto: how far one epoch should move the model from where it was (KL "
-        "in nats a denoising step, larger: more changed); what is left of the epoch's updates is "
-        "skipped once it has moved twice as far (default: 0.2)",
+        "in nats a denoising step, larger: more changed); once it has moved twice as far, what is "
+        "left of its updates is skipped, and what it went too far is taken back (default: 0.2)",
     )
     clip_norm: float = Field(1.0, ge=0, description="gradient norm bound (0: none)")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")

@@ -36,7 +36,7 @@ from rsgen.rl.update import Updater, UpdateSettings
 from rsgen.rl_tune import rl_tune
 from tests.build import instance, layout, sample, sample_run
 from tests.build_models import SIZE, save_model
-from tests.build_rl import tune_job
+from tests.build_rl import rows_of, tune_job
 
 CANVAS = (SIZE, SIZE)
 
@@ -285,3 +285,16 @@ def test_the_start_is_counted_where_it_is_copied(place: Place, learn: str) -> No
     learner.freeze_start()
     weights = sum(p.numel() * 4 for p in learner.parameters().values())
     assert learner.start_bytes == (weights if learn == "full" else 0)
+
+
+def test_no_epoch_moves_the_model_much_farther_than_wanted(place: Place, tmp_path: Path) -> None:
+    """Catches a rate that jumped: of an epoch that went five times too far the model keeps a part.
+
+    A first rate that is far too large, on weights that all learn.
+    """
+    keys = {"rl_tune.learn": "full", "rl_tune.lr": "auto", "rl_tune.step_nats": 1e-3}
+    keys |= {"rl_tune.epochs": 3, "rl_tune.gate": "none", "rl_tune.evaluate_every": 3}
+    rl_tune(tune_job(tmp_path / "out", place.model, place.layouts, **keys))
+    rows = [row for row in rows_of(tmp_path / "out") if "kl epoch" in row]
+    assert any("kept" in row for row in rows)
+    assert max(row["kl epoch"] for row in rows) < 2e-3

@@ -17,7 +17,7 @@ from rsgen.records import ClassTable
 from rsgen.rl.epoch import EpochShape, epoch_shape
 from rsgen.rl.layouts import HELD_STREAM, TuningLayouts
 from rsgen.rl.loop import Progress, Tuner
-from rsgen.rl.pace import RATES, adapted_rate
+from rsgen.rl.pace import RATES, adapted_rate, kept_share
 from rsgen.rl.rewarding import group_diversity
 from rsgen.rl.safety import EpochFacts, Limits, Watch
 from rsgen.rl.selection import Look
@@ -162,6 +162,15 @@ def test_the_rate_follows_how_far_an_epoch_moved(
 ) -> None:
     """Catches a rate that grows without bound where all rewards are alike, and one that jumps."""
     assert adapted_rate(rate, moved, 0.2) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("moved", "share"),
+    [(0.1, 1.0), (0.3, 1.0), (0.8, 0.5), (math.nan, 0.0), (math.inf, 0.0)],
+)
+def test_an_epoch_that_went_too_far_keeps_part_of_its_way(moved: float, share: float) -> None:
+    """Catches a rate that jumped moving the model five times as far as wanted, and NaN weights."""
+    assert kept_share(moved, 0.2) == pytest.approx(share)
 
 
 # ---------------------------------------------------------------- layouts
