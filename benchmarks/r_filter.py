@@ -11,9 +11,11 @@ split) are what copies are looked for in (--real), and calibrate.
 Each set is scored by `rsgen filter` with the rules of the presets (detection, segmentation,
 classification) and judge A; verdicts are then made from the stored scores by the functions
 that `--rescore none` uses. In every row but "as it comes" the bounds of its rules are set so that
-of the clean images at most `--false` are rejected and of their objects at most as many marked:
-all rules are given the same share of the clean scores to cut off, the largest that keeps to it.
-"as it comes" has the quantiles of the preset, over the same clean images.
+of the clean images at most `--false` are rejected and of their objects at most as many marked.
+Rules with a fixed bound in the preset keep it. All others of objects are given the same share of
+the clean objects to cut off, the largest that keeps to it and rejects at most half of those images;
+then all others of images the largest share that the rest allows. "as it comes" has the quantiles of
+the preset, over the same clean images.
 
 - caught: the image is rejected, or the planted object is marked (an export leaves it out or says
   difficult). Of an extra object there is no label that could be marked.
@@ -70,7 +72,7 @@ def preset(task: Task) -> list[Rule]:
         if rule.max is not None or rule.upper is not None:
             raise UsageError(
                 f"rule {rule.name} of preset {task} has an upper bound",
-                hint="teach _bounds and deciding_scores to cut off great scores too",
+                hint="teach _bounds to cut off great scores too",
             )
     return rules
 
@@ -199,12 +201,30 @@ class Variant:
     def bounds(self, clean: Columns, most: float) -> dict[str, Bound]:
         if self.as_it_comes:
             return {rule.name: _preset_bound(rule, clean) for rule in self.rules}
+        free = [rule for rule in self.rules if rule.quantile is not None]
+        of_objects = [r for r in free if levels_of([r])[r.name] == "instance"]
+        of_images = [r for r in free if r not in of_objects]
+        half = most / 2 if of_images else most
+        found = {rule.name: Bound(rule.min, rule.max) for rule in self.rules}
+        found |= {rule.name: Bound(None, rule.max) for rule in free}
+        found |= self._widest(clean, found, of_objects, (half, most))
+        return found | self._widest(clean, found, of_images, (most, most))
+
+    def _widest(
+        self,
+        clean: Columns,
+        others: Mapping[str, Bound],
+        rules: Sequence[Rule],
+        most: tuple[float, float],
+    ) -> dict[str, Bound]:
+        """Bounds of some rules beside the others' that cut off most, within rates of both kinds."""
         low, high = 0.0, 0.5
         for _ in range(14):
             share = (low + high) / 2
-            rates = false_rates(clean, self.rules, _bounds(clean, self.rules, share))
-            low, high = (share, high) if max(rates) <= most else (low, share)
-        return _bounds(clean, self.rules, low)
+            rates = false_rates(clean, self.rules, {**others, **_bounds(clean, rules, share)})
+            fits = rates[0] <= most[0] and rates[1] <= most[1]
+            low, high = (share, high) if fits else (low, share)
+        return _bounds(clean, rules, low)
 
 
 def levels_of(rules: Sequence[Rule]) -> dict[str, str]:
@@ -216,34 +236,20 @@ def judged(columns: Columns, rules: Sequence[Rule], bounds: Mapping[str, Bound])
 
 
 def _bounds(clean: Columns, rules: Sequence[Rule], share: float) -> dict[str, Bound]:
-    """Each rule's bound, under which so large a share of clean images and of objects lies."""
+    """Each rule's bound, under which so large a share of clean images, or of objects, lies."""
     found = {}
     for rule in rules:
-        values = [deciding_scores(clean, rule)]
-        if levels_of([rule])[rule.name] == "instance":
-            values.append(clean.object_values(rule.name))
-        lows = [
-            float(np.quantile(v[~np.isnan(v)], share, method="lower"))
-            for v in values
-            if not np.isnan(v).all()
-        ]
-        found[rule.name] = Bound(min(lows), rule.max) if lows else Bound(None, rule.max)
+        of_image = levels_of([rule])[rule.name] == "image"
+        values = columns_of(clean, rule.name, of_image=of_image)
+        known = values[~np.isnan(values)]
+        low = float(np.quantile(known, share, method="lower")) if known.size else None
+        found[rule.name] = Bound(low, rule.max)
     return found
 
 
-def deciding_scores(columns: Columns, rule: Rule) -> Floats:
-    """By image, the score whose failure rejects it, float64 [N]; NaN where there is none."""
-    if levels_of([rule])[rule.name] == "image":
-        return columns.values(rule.name)
-    values = columns.object_values(rule.name)
-    there = ~np.isnan(values)
-    found = np.full(len(columns), np.nan)
-    for row in np.unique(columns.owners[there]).tolist():
-        mine = np.sort(values[there & (columns.owners == row)])
-        allowed = rule.allowed(len(mine))
-        if allowed < len(mine):
-            found[row] = mine[allowed]
-    return found
+def columns_of(columns: Columns, name: str, *, of_image: bool) -> Floats:
+    """A rule's scores, by image or by object."""
+    return columns.values(name) if of_image else columns.object_values(name)
 
 
 def _preset_bound(rule: Rule, clean: Columns) -> Bound:
@@ -336,7 +342,7 @@ def _seconds(do: Callable[[], object]) -> float:
 def request(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells depend on."""
     keys = ("count", "judge_steps", "false")
-    return {key: getattr(options, key) for key in keys}
+    return {key: getattr(options, key) for key in keys} | {"bounds": "objects, then images"}
 
 
 def main() -> None:

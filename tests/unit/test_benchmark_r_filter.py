@@ -19,6 +19,8 @@ from rsgen.tables import samples_to_table
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 IMAGE = Rule("integrity", min=0.5)
 OBJECTS = Rule("contrast", min=3.0, tolerate=0.4)
+FREE_IMAGE = Rule("integrity", quantile=0.01)
+FREE_OBJECTS = Rule("contrast", quantile=0.01, tolerate=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +57,29 @@ def clean(count: int = 400) -> Columns:
     )
 
 
-def test_the_deciding_score_rejects_where_the_filter_does(bench: ModuleType) -> None:
-    """Catches a tolerated object that decides, and a bound that means another thing there."""
-    given = clean(60)
-    deciding = bench.deciding_scores(given, OBJECTS)
-    for low in np.linspace(3, 17, 15).tolist():
-        kept = bench.judged(given, [OBJECTS], {"contrast": Bound(low)}).kept
-        np.testing.assert_array_equal(~kept, deciding < low)
-
-
-def test_bounds_cut_off_what_was_asked_for(bench: ModuleType) -> None:
+@pytest.mark.parametrize("names", ["image", "objects", "image objects"])
+def test_bounds_cut_off_what_was_asked_for(bench: ModuleType, names: str) -> None:
     """Catches shares that are counted by rule instead of together, and a search that stops."""
     given = clean()
-    for rules in ([IMAGE], [OBJECTS], [IMAGE, OBJECTS]):
-        bounds = bench.Variant("x", tuple(rules)).bounds(given, 0.05)
-        assert 0.03 < max(bench.false_rates(given, rules, bounds)) <= 0.05
+    rules = [{"image": FREE_IMAGE, "objects": FREE_OBJECTS}[name] for name in names.split()]
+    bounds = bench.Variant("x", tuple(rules)).bounds(given, 0.05)
+    assert 0.03 < max(bench.false_rates(given, rules, bounds)) <= 0.05
+
+
+def test_rules_of_objects_leave_room_for_those_of_images(bench: ModuleType) -> None:
+    """Catches object rules that reject as many images as may be, so that no other rule can."""
+    given, rules = clean(), [FREE_IMAGE, FREE_OBJECTS]
+    bounds = bench.Variant("x", tuple(rules)).bounds(given, 0.05)
+    alone = bench.false_rates(given, [FREE_OBJECTS], bounds)
+    assert alone[0] <= 0.025
+    assert bench.false_rates(given, [FREE_IMAGE], bounds)[0] > 0.01
+
+
+def test_a_fixed_bound_of_the_preset_stays(bench: ModuleType) -> None:
+    """Catches a share of scores that are mostly equal, which cuts off all of them at once."""
+    bounds = bench.Variant("x", (IMAGE, FREE_OBJECTS)).bounds(clean(), 0.05)
+    assert bounds["integrity"] == Bound(0.5)
+    assert bounds["contrast"].low not in (None, 3.0)
 
 
 def test_false_rates_by_hand(bench: ModuleType) -> None:
