@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -263,7 +262,7 @@ def gradients(*, by_place: bool) -> Tensor:
     torch.autograd.backward(loss)
     assert mean.grad is not None
     # undone: the mean over all draws and over the places, the weight, and the sign of a loss
-    return cast(Tensor, -mean.grad[:, 0] * WEIGHT * DRAWS * math.prod(PLACES))
+    return -mean.grad[:, 0] * WEIGHT * DRAWS * math.prod(PLACES)
 
 
 def test_credit_by_object_has_the_same_mean_and_an_eighth_of_the_variance() -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -360,7 +360,7 @@ NONE = Detections.none()
     ],
 )  # fmt: skip
 def test_the_places_of_several_detectors_are_those_of_the_value(
-    join: str, detectors: Sequence[Says], expected: Sequence[Grid]
+    join: Literal["mean", "min"], detectors: Sequence[Says], expected: Sequence[Grid]
 ) -> None:
     """Catches places of all detectors under the value of one, and places of blind ones."""
     reward = DetectorReward(join=join)

@@ -136,7 +136,7 @@ def test_places_are_means_on_the_grid_of_the_latents(latents: tuple[int, int]) -
 )
 def test_by_image_the_total_alone_counts(credit: str, places: np.ndarray | None) -> None:
     """Catches places that teach where they were not asked for, or are made up."""
-    settings = RlTuneConfig(credit=credit)  # type: ignore[arg-type]
+    settings = RlTuneConfig(credit=credit)
     for given in GroupCredit(settings).advantages(painted_of(places, ONE)):
         assert given.shape == (4, len(STEPS)) and not given.any()
 
@@ -175,9 +175,9 @@ def test_praise_makes_the_praised_place_likelier(first: tuple[Session, Painted])
     session, painted = first
     policy = session.policy
     rng = np.random.default_rng(0)
-    praise = np.zeros((8, *policy.shape[1:]), dtype=np.float32)
+    praise = np.zeros((8, *policy.shape[1:]))
     praise[:, 0:3, 4:8] = rng.permutation(np.repeat([1.0, -1.0], 4))[:, None, None]
-    rows = [torch.from_numpy(p)[:, None].expand(-1, 2, -1, -1) for p in painted.own(praise)]
+    rows = [torch.from_numpy(p).float()[:, None].expand(-1, 2, -1, -1) for p in painted.own(praise)]
     parameters = list(session.learner.parameters().values())
     kept = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
@@ -216,7 +216,7 @@ def _same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 
 
 def test_credit_is_what_the_run_was_told(place: Place, tmp_path: Path) -> None:
-    """Catches a setting that nothing reads."""
+    """Catches a setting that nothing reads, and praise that teaches nothing."""
     ways: dict[str, dict[str, Any]] = {"objects": {}, "image": {"rl_tune.credit": "image"}}
     stored, weights = {}, {}
     for name, more in ways.items():
