@@ -34,6 +34,7 @@ from rsgen.rewards.base import (
     Seen,
     State,
 )
+from rsgen.rewards.places import SIDE
 from rsgen.rewards.scored import ScorerReward
 
 __all__ = [
@@ -234,7 +235,7 @@ class Rewards:
             found = {f"{spec.name}/{name}": int(rows.sum()) for name, rows in noted.items()}
             counts |= {name: count for name, count in found.items() if count}
             plain += spec.weight * value
-            places.add(spec.weight, value, rated.places, lost)
+            places.add(spec, value, rated.places, lost)
             error = float(np.hypot(error, spec.weight * rated.error))
         share = float(warming.mean()) if len(warming) else 0.0
         control = self._control(len(plain), learn)
@@ -295,14 +296,20 @@ class _Places:
         self.told: Floats | None = None
         self._everywhere = np.zeros(count)
 
-    def add(self, weight: float, value: Floats, places: Floats | None, lost: Bools) -> None:
+    def add(self, spec: RewardSpec, value: Floats, places: Floats | None, lost: Bools) -> None:
         """A reward that tells no places counts in each; so does what a lost image gets."""
+        weight = spec.weight
         if places is None:
             self._everywhere += weight * value
             if self.told is not None:
                 self.told += weight * value[:, None, None]
             return
         known = np.array(places, dtype=np.float64)
+        if known.shape != (len(lost), SIDE, SIDE) or not np.isfinite(known[~lost]).all():
+            raise DataError(
+                f"reward {spec.name}: its places are {known.shape} numbers, not all of them finite",
+                hint=f"the plug-in must give {(len(lost), SIDE, SIDE)} finite ones",
+            )
         sign = np.sign(weight)
         known[lost] = sign * (sign * known[~lost]).min(initial=0.0)
         so_far = self._everywhere[:, None, None] if self.told is None else self.told

@@ -30,13 +30,14 @@ def worth_by_place(
     """[SIDE, SIDE] float64: the sum of what the objects around each cell are worth.
 
     Args:
-        boxes: of the objects, in pixels of the frame; parts outside it, and None, do not count.
+        boxes: of the objects, in pixels of the frame; parts outside it do not count, nor do None
+            and boxes that are not finite.
         worth: their shares of the image's reward; not finite: none.
     """
     grid = np.zeros((SIDE, SIDE))
     least = MARGIN * max(width, height)
     for box, value in zip(boxes, worth, strict=True):
-        if box is None or not math.isfinite(value):
+        if box is None or not all(map(math.isfinite, (value, box.x0, box.y0, box.x1, box.y1))):
             continue
         grown = max(GROWN * max(box.width, box.height), least)
         columns = _cells(box.x0 - grown, box.x1 + grown, width)

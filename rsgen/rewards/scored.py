@@ -14,7 +14,7 @@ from rsgen.errors import UsageError
 from rsgen.records import Layout
 from rsgen.registry import resolve
 from rsgen.rewards.base import Floats, Made, RewardSetup
-from rsgen.rewards.places import worth_by_place
+from rsgen.rewards.places import SIDE, worth_by_place
 from rsgen.rewards.single import PLACES, VALUE, PerImage
 from rsgen.scorers.base import Scores, is_novelty, make_scorer
 
@@ -72,10 +72,11 @@ def scorer_for(name: str, options: Mapping[str, Any], setup: RewardSetup) -> Any
 def _look(scorer: Any, made: Made) -> dict[str, Floats]:
     scores = scorer.score(made.images, made.samples)
     found = {VALUE: image_scores(scores)}
-    if not isinstance(scores, np.ndarray):
-        rows = zip(scores, made.samples, strict=True)
-        found[PLACES] = np.stack([_places(row, sample.layout) for row, sample in rows])
-    return found
+    if isinstance(scores, np.ndarray):  # PLACES is read of scorers of objects alone
+        everywhere = np.nan_to_num(found[VALUE], posinf=0.0, neginf=0.0)[:, None, None]
+        return {**found, PLACES: np.broadcast_to(everywhere, (len(scores), SIDE, SIDE))}
+    rows = zip(scores, made.samples, strict=True)
+    return {**found, PLACES: np.stack([_places(row, s.layout) for row, s in rows])}
 
 
 def _places(row: Sequence[float] | np.ndarray, layout: Layout) -> Floats:

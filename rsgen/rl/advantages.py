@@ -6,6 +6,7 @@ two ranks find what one would.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -38,7 +39,8 @@ def group_advantages(
 
     Differences are whitened over the batch, not in a group: the deviation of 4 or 8 nearly equal
     rewards is noise, and dividing by it would teach noise. At least `floor` (reward units) is
-    divided by. Then cut to +-clip, as DDPO's code (5; its JAX original 10).
+    divided by. Then cut to +-clip, as DDPO's code (5; its JAX original 10); of places that is in
+    deviations of those that differ at all: empty ground takes no part.
 
     Raises:
         UsageError: a group of one under `leave-one-out`.
@@ -61,6 +63,8 @@ def group_advantages(
         expected = (of_group - rewards) / (size - 1)
     # Sums of a group round: equal rewards must give exactly nothing.
     flat = flat_groups(rewards, groups)[members]
+    if rewards.ndim > 1:
+        clip /= math.sqrt(max(1.0 - float(flat.mean()), 1 / flat.size))
     return _whitened(np.where(flat, 0.0, rewards - expected), floor, clip)
 
 

@@ -124,10 +124,11 @@ def surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
 
 
 def clipped(ratio: Tensor, advantages: Tensor, clip: float) -> tuple[float, float]:
-    """Shares of steps without a gradient: too likely already, too unlikely already."""
+    """Shares of what has an advantage that give no gradient: too likely, too unlikely already."""
     high = (ratio > 1 + clip) & (advantages > 0)
     low = (ratio < 1 - clip) & (advantages < 0)
-    return float(high.float().mean()), float(low.float().mean())
+    count = max(1, int((advantages != 0).sum()))
+    return int(high.sum()) / count, int(low.sum()) / count
 
 
 def adapted_beta(beta: float, kl: float, target: float | None) -> float:

@@ -279,3 +279,16 @@ def test_credit_by_object_has_the_same_mean_and_an_eighth_of_the_variance() -> N
     assert float(places.var()) == pytest.approx(2 / 7, rel=0.05)
     assert float(image.var()) == pytest.approx(17 / 7, rel=0.05)
     assert float(image.var() / places.var()) == pytest.approx(8.5, rel=0.07)
+
+
+def test_the_clip_is_in_deviations_of_places_with_objects() -> None:
+    """Catches empty ground in the deviation, which makes advantages the mere sign of a reward.
+
+    One cell of a hundred differs, by -1 or 1 in each of 64 groups of two: its deviation is 1, that
+    of all cells 0.1, so the whitened value is 10; a clip of 5 would halve it, 5 / sqrt(0.01) not.
+    """
+    rewards = np.zeros((128, 10, 10))
+    rewards[:, 3, 4] = np.tile([0.5, -0.5], 64)
+    found = group_advantages(rewards, np.repeat(np.arange(64), 2))
+    np.testing.assert_allclose(np.abs(found[:, 3, 4]), 10.0)
+    assert np.count_nonzero(found) == 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -409,3 +410,11 @@ def test_a_scorer_of_images_tells_no_places() -> None:
     """Catches a column that is asked of what does not give it."""
     rewards = open_rewards([RewardSpec("integrity")], RewardSetup(CLASSES))
     assert rewards(Made.of([picture()], samples(1, PLANE)), epoch=0).places is None
+
+
+@pytest.mark.parametrize("corner", [math.nan, math.inf, -math.inf])
+def test_a_box_that_is_not_finite_is_nowhere(corner: float) -> None:
+    """Catches one broken label that makes all of its batch count as failed."""
+    boxes = [Box(0, 0, corner, 9), Box(10, 10, 20, 20)]
+    found = worth_by_place(boxes, [1.0, 2.0], 64, 64)
+    np.testing.assert_array_equal(found, worth_by_place(boxes[1:], [2.0], 64, 64))
