@@ -243,6 +243,8 @@ def _bounds(clean: Columns, rules: Sequence[Rule], share: float) -> dict[str, Bo
         values = columns_of(clean, rule.name, of_image=of_image)
         known = values[~np.isnan(values)]
         low = float(np.quantile(known, share, method="lower")) if known.size else None
+        if low is not None and rule.at_most is not None:
+            low = min(low, rule.at_most)
         found[rule.name] = Bound(low, rule.max)
     return found
 
@@ -379,7 +381,10 @@ def _row(ground: Ground, variant: Variant) -> Callable[[], dict[str, float | Non
 
 
 def _of(ground: Ground, variant: Variant) -> dict[str, Any]:
-    rules = [[r.name, r.scorer, r.tolerate, r.max, dict(r.options)] for r in variant.rules]
+    rules = [
+        [r.name, r.scorer, r.min, r.quantile, r.at_most, r.tolerate, r.max, dict(r.options)]
+        for r in variant.rules
+    ]
     return {**request(ground.options), "rules": rules}
 
 
