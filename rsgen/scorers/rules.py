@@ -35,7 +35,7 @@ def default_rules(
     soft = Rule("focus", quantile=0.01, at_most=0.9) if real else Rule("focus", min=0.7)
     rules = [Rule("integrity", min=0.5), soft]
     if task != "classification":
-        # of windows of a real set, borders cut a tenth of the objects down to slivers of their boxes
+        # at the borders of real windows a tenth of the objects are slivers of their boxes
         # 3 CIELAB units are barely visible; of procedural scenes 0.5 % of the cars lie below
         rules += [
             Rule("label-geometry", quantile=0.01, at_most=0.3, tolerate=0.2)
