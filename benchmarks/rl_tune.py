@@ -15,8 +15,8 @@ and so on, or judges A alone in --judges-a.
 - start: tiny as it ships.
 - detector: IoU and confidence of judge A (I-DRUID's reward), groups of a layout as baseline.
 - negated, shuffled: the same with the reward turned round, or dealt to other images.
-- image credit: every place of an image is praised for its whole reward; otherwise each for the
-  objects there.
+- object credit: each place of an image is praised for the objects there; otherwise for the whole
+  image's reward.
 - all steps: noise in every step, and all of them learned from; otherwise the first fifth.
 - critic: PPO with a critic in place of the groups (one epoch more, in which it alone learns).
 - detector + remask: and the IoU of asked masks and those found anew.
@@ -74,7 +74,7 @@ VARIANTS = (
     Variant("detector"),
     Variant("negated", keys={"control": "negated"}),
     Variant("shuffled", keys={"control": "shuffled"}),
-    Variant("image credit", keys={"credit": "image"}),
+    Variant("object credit", keys={"credit": "objects"}),
     Variant("all steps", keys={"window": [0, 1]}),
     Variant("critic", keys={"algorithm": "ppo"}),
     Variant("detector + remask", (DETECTOR, REMASK)),

@@ -191,6 +191,12 @@ def check_settings(settings: RlTuneConfig) -> None:
             f"rl_tune.window is {first:g} to {last:g}: nothing to learn from",
             hint="use -s 'rl_tune.window=[0, 0.2]'",
         )
+    if settings.credit == "objects" and settings.algorithm == "ppo":
+        raise UsageError(
+            "rl_tune.credit objects compares images of one layout, and ppo's critic knows images "
+            "as wholes",
+            hint="use -s rl_tune.credit=image, or -s rl_tune.algorithm=ddpo",
+        )
     if settings.samples < 2 and settings.algorithm == "ddpo":
         raise UsageError(
             f"rl_tune.samples {settings.samples}: ddpo compares images of one layout",

@@ -78,11 +78,11 @@ class RlTuneConfig(Section):
     baseline: Literal["group", "leave-one-out"] = Field(
         "leave-one-out", description="ddpo: what a reward is compared with, within its layout"
     )
-    credit: Literal["objects", "image"] = Field(
-        "objects",
-        description="what noise is praised for (objects: with ddpo and a reward that tells its "
-        "parts by object, as detector and remask do, each place for the objects there; image: all "
-        "places for the image's reward, as in the papers)",
+    credit: Literal["image", "objects"] = Field(
+        "image",
+        description="what noise is praised for (image: all places for the image's reward, as in "
+        "the papers; objects: with ddpo and a reward that tells its parts by object, as detector "
+        "and remask do, each place for the objects there)",
     )
     advantage_clip: float = Field(5.0, gt=0, description="largest advantage")
     std_floor: float = Field(

@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {
     "rl_tune.text_guidance": 1.0,
     "rl_tune.layout_guidance": 1.0,
     "rl_tune.gate": "none",
+    "rl_tune.credit": "objects",
 }
 
 
@@ -118,7 +119,7 @@ def test_places_are_means_on_the_grid_of_the_latents(latents: tuple[int, int]) -
         rows = slice(y * SIDE // height, math.ceil((y + 1) * SIDE / height))
         columns = slice(x * SIDE // width, math.ceil((x + 1) * SIDE / width))
         expected[:, y, x] = grid[:, rows, columns].mean(axis=(1, 2))
-    found = GroupCredit(RlTuneConfig()).advantages(painted_of(grid, ONE, latents))
+    found = GroupCredit(RlTuneConfig(credit="objects")).advantages(painted_of(grid, ONE, latents))
     wanted = group_advantages(expected, ONE.groups)
     assert [a.shape for a in found] == [(4, len(STEPS), height, width)] * 2
     assert all(a.dtype == torch.float32 for a in found)
@@ -144,7 +145,7 @@ def test_by_image_the_total_alone_counts(credit: str, places: np.ndarray | None)
 def test_each_rank_has_its_rows_of_the_places() -> None:
     """Catches advantages of a rank's own images alone, and rows of another rank's."""
     grid = np.random.default_rng(1).normal(size=(8, SIDE, SIDE))
-    credit = GroupCredit(RlTuneConfig())
+    credit = GroupCredit(RlTuneConfig(credit="objects"))
     whole = torch.cat(credit.advantages(painted_of(grid, ONE)))
     shapes = [replace(ONE, rank=rank, ranks=2) for rank in (0, 1)]
     given = [credit.advantages(painted_of(grid, shape)) for shape in shapes]

@@ -396,9 +396,10 @@ def test_a_dry_run_counts_and_writes_nothing(tune: Tune, tmp_path: Path) -> None
         ({"rl_tune.rewards": [{"reward": "novel"}]}, "unknown reward 'novel'"),
         ({"rl_tune.window": (0.5, 0.5)}, "nothing to learn from"),
         ({"rl_tune.samples": 1}, "compares images of one layout"),
+        ({"rl_tune.credit": "objects", "rl_tune.algorithm": "ppo"}, "ppo's critic"),
         ({"execution.batch_size": 3}, "--batch-size"),
     ],
-    ids=["no-judge", "no-real", "no-such-reward", "no-window", "no-group", "batch"],
+    ids=["no-judge", "no-real", "no-such-reward", "no-window", "no-group", "credit", "batch"],
 )
 def test_what_cannot_work_is_refused_first(
     tune: Tune, tmp_path: Path, keys: dict[str, Any], said: str
