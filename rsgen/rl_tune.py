@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from rsgen.devices import memory_error
 from rsgen.job import Job
 from rsgen.models.stable_diffusion import silence_libraries
@@ -17,6 +15,7 @@ from rsgen.reporting import RunSummary
 from rsgen.rl.credit import credit_of
 from rsgen.rl.loop import Tuner
 from rsgen.rl.opened import Opened
+from rsgen.rl.optimizer import make_optimizer
 from rsgen.rl.pace import step_nats
 from rsgen.rl.paired import paired_of
 from rsgen.rl.result import commit_tuned, follow
@@ -104,10 +103,7 @@ def _tune(session: Session, run: ProgramRun) -> RunSummary:
         note(line)
     note(session.estimate().text())
     policy, learner = session.policy, session.learner
-    parameters = list(learner.parameters().values())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=session.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay
-    )
+    optimizer = make_optimizer(settings, list(learner.parameters().values()), session.lr)
     update = UpdateSettings(
         updates=settings.updates,
         clip_nats=settings.clip_nats,

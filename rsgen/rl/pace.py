@@ -9,7 +9,7 @@ from rsgen.settings import RlTuneConfig
 __all__ = ["RATES", "adapted_rate", "kept_share", "moved_nats", "step_nats", "target_of"]
 
 RATES = (1 / 64, 64.0)  # of the rate that a run begins with
-STEP_NATS = 0.2
+STEP_NATS = 0.05
 LEAST_MOVED = 1e-9  # nats a step: rounding
 TOO_FAR = 1.5  # times what was wanted
 

@@ -44,6 +44,11 @@ class RlTuneConfig(Section):
         description="learning rate (auto: adapted after every epoch, so that the next one changes "
         "the model by rl_tune.step_nats)",
     )
+    optimizer: Literal["one-scale", "adamw"] = Field(
+        "one-scale",
+        description="one-scale: weights move as far as their gradients say, all by one scale; "
+        "adamw: each by a scale of its own, so that those that no reward depends on walk as far",
+    )
     layouts: int = Field(32, ge=1, description="layouts an epoch")
     samples: int = Field(8, ge=1, description="images a layout (a group)")
     updates: int = Field(2, ge=1, description="optimiser steps an epoch")
@@ -99,10 +104,13 @@ class RlTuneConfig(Section):
         description="importance ratio: centred, as it is, or normalised (GRPO-Guard's RatioNorm)",
     )
     beta: float = Field(
-        0.01, ge=0, description="weight of how far the model has moved from its start (KL)"
+        0.05,
+        ge=0,
+        description="price of moving away from the start: what a nat of KL (a denoising step) "
+        "costs, in standard deviations of the reward within a layout",
     )
     kl_target: Annotated[float, Field(gt=0)] | Literal["auto", "none"] = Field(
-        "auto",
+        "none",
         description="how far from its start the model is wanted: beta grows beyond it and shrinks "
         "within (KL in nats a denoising step, larger: more changed; auto: where the mean of a step "
         "has moved by a tenth of the step's noise; none: beta stays)",
@@ -117,12 +125,15 @@ class RlTuneConfig(Section):
         gt=0,
         description="with lr auto: how far one epoch should move the model from where it was (KL "
         "in nats a denoising step, larger: more changed); once it has moved twice as far, what is "
-        "left of its updates is skipped, and what it went too far is taken back (default: 0.2)",
+        "left of its updates is skipped, and what it went too far is taken back (default: 0.05)",
     )
     clip_norm: float = Field(1.0, ge=0, description="gradient norm bound (0: none)")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay")
     paired_weight: float = Field(
-        1.0, ge=0, description="weight of the usual loss on real images, where --real is given"
+        1.0,
+        ge=0,
+        description="pull of the usual loss on real images, where --real is given, beside the "
+        "reward's (1: gradients of one length)",
     )
     paired_batch: int = Field(8, ge=1, description="real images an optimiser step")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")

@@ -32,7 +32,7 @@ from rsgen.rl.page import MOST_GRIDS, show
 from rsgen.rl.policy import Policy
 from rsgen.rl.rollout import Trajectories
 from rsgen.rl.session import Session
-from rsgen.rl.update import Updater, UpdateSettings
+from rsgen.rl.update import Paired, Updater, UpdateSettings
 from rsgen.rl_tune import rl_tune
 from tests.build import instance, layout, sample, sample_run
 from tests.build_models import SIZE, save_model
@@ -67,10 +67,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(model, run, session, painted)
 
 
-def _updater(session: Session) -> Updater:
+def _updater(session: Session, paired: Paired | None = None, weight: float = 0.0) -> Updater:
     optimizer = torch.optim.AdamW(list(session.learner.parameters().values()), lr=0.0)
-    settings = UpdateSettings(2, 1.6, "center", 1.0, math.inf, 0.0, 0)
-    return Updater(session.policy, session.learner, optimizer, settings, None)
+    settings = UpdateSettings(2, 1.6, "center", 1.0, math.inf, weight, 0)
+    return Updater(session.policy, session.learner, optimizer, settings, paired)
 
 
 def _experience(epoch: int, batch: Trajectories) -> Experience:
@@ -128,6 +128,45 @@ def _rows(batch: Trajectories, rows: slice) -> Trajectories:
         means=batch.means[rows],
         log_probs=batch.log_probs[rows],
     )
+
+
+# ---------------------------------------------------------------- the paired loss
+
+
+class _Steep(Paired):
+    """A loss whose gradient is 1000 everywhere, and so longer than any reward's."""
+
+    def __init__(self, session: Session) -> None:
+        self.parameters = list(session.learner.parameters().values())
+
+    def loss(self, step: int) -> Tensor:
+        return torch.stack([1000 * p.sum() for p in self.parameters]).sum()
+
+
+def test_the_paired_loss_pulls_as_hard_as_asked(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a usual loss beside which the reward has no say: its gradient is far longer."""
+
+    def gradient(weight: float) -> Tensor:
+        taken: list[Tensor] = []
+        updater = _updater(place.session, _Steep(place.session), weight)
+
+        def step(self: Updater, stats: Any) -> None:
+            taken.append(torch.cat([p.grad.flatten() for p in self.parameters]))  # type: ignore[union-attr]
+            self.optimizer.zero_grad()
+
+        monkeypatch.setattr(Updater, "_step", step)
+        updater.update([_experience(2, place.painted.batches[0])], 2, 0.1, lambda: None)
+        return taken[0]
+
+    reward = gradient(0.0)
+    assert float(reward.norm()) > 0
+    for weight in (1.0, 0.25):
+        pull = gradient(weight) - reward
+        assert torch.allclose(pull, pull[0].expand_as(pull))  # along the paired loss alone
+        assert float(pull.norm()) == pytest.approx(weight * float(reward.norm()), rel=1e-3)
+        assert float(pull[0]) > 0
 
 
 # ---------------------------------------------------------------- the ratio check

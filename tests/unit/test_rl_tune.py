@@ -291,6 +291,7 @@ def test_after_a_collapse_it_goes_on_from_the_best_at_half_the_rate(
     monkeypatch.setattr(Watch, "after", lambda self, facts: next(alarms))
     once = {
         "rl_tune.learn": "full", "rl_tune.lr": 3e-5, "rl_tune.updates": 1,
+        "rl_tune.optimizer": "adamw",
         "rl_tune.evaluate_every": 9,
     }  # fmt: skip
     assert tune(**once).exit_code == 0
