@@ -15,6 +15,8 @@ and so on, or judges A alone in --judges-a.
 - start: tiny as it ships.
 - detector: IoU and confidence of judge A (I-DRUID's reward), groups of a layout as baseline.
 - negated, shuffled: the same with the reward turned round, or dealt to other images.
+- untuned: painted and rewarded alike, but the rate is next to nothing.
+- free walk: Adam, four times the way an epoch, and a price of leaving the start that shrinks.
 - object credit: each place of an image is praised for the objects there; otherwise for the whole
   image's reward.
 - all steps: noise in every step, and all of them learned from; otherwise the first fifth.
@@ -23,7 +25,9 @@ and so on, or judges A alone in --judges-a.
 - distribution: OF-Diff's reward alone, with its cap, against the training images.
 - detector + distribution.
 
-Columns: judge A, start and end, on the tuning's own held layouts; AP50 and recognised (right class
+Columns: judge A, start and end, on the tuning's own held layouts; reward, the mean of the epochs of
+the second half (cells of one seed have the same layouts and noise in each epoch, so it is compared
+with that of `untuned`); AP50 and recognised (right class
 at IoU 0.5, all asked objects) by judge B, masks, count error and KD-judge on the layouts that are
 measured; spread, the variance of judge B's features over that of training images, in the 32
 directions in which those vary most (1: as varied as they are); minutes of the tuning.
@@ -55,9 +59,10 @@ from rsgen.store import SampleRun, open_samples
 
 NAMES = ("AP50", "AP50, real", "recognised", "masks", "count error", "KD", "KD floor", "images")
 FIGURES = {name: OF_DIFF_FIGURES[name] for name in NAMES}
-COLUMNS = ("epochs", "judge A, start", "judge A, end", *FIGURES, "spread", "minutes")
+COLUMNS = ("epochs", "judge A, start", "judge A, end", "reward", *FIGURES, "spread", "minutes")
 DETECTOR, REMASK, SPREAD = {"reward": "detector"}, {"reward": "remask"}, {"reward": "distribution"}
 DIRECTIONS = 32
+FREE = {"optimizer": "adamw", "step_nats": 0.2, "beta": 0.01, "kl_target": "auto"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ VARIANTS = (
     Variant("detector"),
     Variant("negated", keys={"control": "negated"}),
     Variant("shuffled", keys={"control": "shuffled"}),
+    Variant("untuned", keys={"lr": 1e-12}),
+    Variant("free walk", keys=FREE),
     Variant("object credit", keys={"credit": "objects"}),
     Variant("all steps", keys={"window": [0, 1]}),
     Variant("critic", keys={"algorithm": "ppo"}),
@@ -157,15 +164,17 @@ class Trial:
 
 
 def tuning_figures(tuned: Path) -> dict[str, float]:
-    """Judge A's score at the start and the end of a tuning, its epochs and minutes."""
+    """Judge A's score at the start and the end of a tuning, its reward, epochs and minutes."""
     lines = (tuned / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     summary = json.loads((tuned / "summary.json").read_text(encoding="utf-8"))
     looks = [row["held score"] for row in rows if "held score" in row]
+    painted = [row["reward"] for row in rows if "reward" in row]
     return {
         "epochs": float(rows[-1]["epoch"]),
         "judge A, start": looks[0],
         "judge A, end": looks[-1],
+        "reward": float(np.mean(painted[len(painted) // 2 :])),
         "minutes": summary["seconds"] / 60,
     }
 

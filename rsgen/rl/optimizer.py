@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rsgen.settings import RlTuneConfig
 
-__all__ = ["OneScale", "make_optimizer"]
+__all__ = ["OneScale", "length", "make_optimizer"]
+
+
+def length(gradients: Sequence[Tensor]) -> float:
+    """The Euclidean norm of all numbers."""
+    return float(torch.stack([gradient.norm() for gradient in gradients]).norm())
 
 
 class OneScale(torch.optim.Optimizer):
@@ -43,17 +48,17 @@ class OneScale(torch.optim.Optimizer):
     def _step(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
         first, second = group["betas"]
         numbers = sum(p.numel() for p in parameters)
-        square = sum(float(p.grad.square().sum()) for p in parameters if p.grad is not None)
-        for parameter in parameters:
-            state, gradient = self.state[parameter], parameter.grad
-            assert gradient is not None
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        square = length(gradients) ** 2 / numbers if numbers else 0.0
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            state = self.state[parameter]
             if not state:
                 state["step"] = torch.zeros(())
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["square"] = torch.zeros((), dtype=torch.float64)
             state["step"] += 1
             state["exp_avg"].lerp_(gradient, 1 - first)
-            state["square"].lerp_(torch.tensor(square / numbers, dtype=torch.float64), 1 - second)
+            state["square"].lerp_(torch.tensor(square, dtype=torch.float64), 1 - second)
             count = int(state["step"])
             scale = math.sqrt(float(state["square"]) / (1 - second**count))
             parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -26,6 +26,7 @@ from rsgen.rl.objective import (
     step_weights,
     surrogate,
 )
+from rsgen.rl.optimizer import length
 from rsgen.rl.policy import Policy
 from rsgen.rl.rollout import Trajectories
 from rsgen.training.loop import average_gradients
@@ -210,7 +211,7 @@ class Updater:
         loss = paired.loss(step)
         self.accelerator.backward(loss)
         real = self._taken_gradients()
-        share = self.settings.paired_weight * _length(rewarded) / (_length(real) or 1.0)
+        share = self.settings.paired_weight * length(rewarded) / (length(real) or 1.0)
         for parameter, ours, theirs in zip(self.parameters, rewarded, real, strict=True):
             parameter.grad = ours + share * theirs
         stats.add({"paired loss": loss.detach()})
@@ -312,10 +313,6 @@ def _off_one(log_ratio: Tensor) -> float:
     """Largest |ratio - 1|; `max` would pass over what is no number."""
     far = log_ratio.detach().expm1().abs()
     return float(torch.nan_to_num(far, nan=math.inf, posinf=math.inf).max())
-
-
-def _length(gradients: Sequence[Tensor]) -> float:
-    return float(torch.stack([gradient.norm() for gradient in gradients]).norm())
 
 
 def _nats(now: Gaussian, batch: Trajectories, k: int) -> float:
