@@ -5,12 +5,13 @@
 
 Every cell tunes tiny on layouts of training images for `--epochs` epochs of `--layouts` x
 `--samples` images, with the guidances and the number of steps that its images are painted with
-afterwards. Then it paints `--count` held layouts, which no tuning saw; `rsgen evaluate` measures
-them with judge B, which no tuning saw either (judge A rewards). The weights of the last epoch are
-measured, whatever held layouts say, so that a control chooses nothing. All images have `--size` 64
-px: with few objects an image a reward says more about each, and an image costs a quarter of one of
-128 px. Sets are made as in of_diff.py. --judges DIR: train-judge OUTs with both judges, DIR/scenes
-and so on, or judges A alone in --judges-a.
+afterwards. Then it paints `--count` held layouts, which no tuning saw, `--paintings` times with
+other noise; `rsgen evaluate` measures each painting (figures are their means) with judge B, which
+no tuning saw either (judge A rewards). The weights of the last epoch are measured, whatever held
+layouts say, so that a control chooses nothing. All images have `--size` 64 px: with few objects an
+image a reward says more about each, and an image costs a quarter of one of 128 px. Sets are made
+as in of_diff.py. --judges DIR: train-judge OUTs with both judges, DIR/scenes and so on, or judges
+A alone in --judges-a.
 
 - start: tiny as it ships.
 - detector: IoU and confidence of judge A (I-DRUID's reward), groups of a layout as baseline.
@@ -62,6 +63,8 @@ FIGURES = {name: OF_DIFF_FIGURES[name] for name in NAMES}
 COLUMNS = ("epochs", "judge A, start", "judge A, end", "reward", *FIGURES, "spread", "minutes")
 DETECTOR, REMASK, SPREAD = {"reward": "detector"}, {"reward": "remask"}, {"reward": "distribution"}
 DIRECTIONS = 32
+OTHER_NOISE = 1000  # added to the seed of each further painting
+TUNING = ("epochs", "layouts", "samples", "held", "denoising_steps", "count", "scenes", "size")
 FREE = {"optimizer": "adamw", "step_nats": 0.2, "beta": 0.01, "kl_target": "auto"}
 
 
@@ -104,7 +107,7 @@ class Trial:
     @property
     def folder(self) -> Path:
         name = self.variant.name.replace(" + ", "-").replace(" ", "-")
-        values = "-".join(str(value) for value in request(self.options).values())
+        values = "-".join(str(getattr(self.options, key)) for key in TUNING)
         return self.ground.folder / f"{name}-{values}"
 
     def tuned(self) -> Path:
@@ -135,14 +138,28 @@ class Trial:
         return call("rl-tune", self.folder / "tuned", inputs, (*self.common, *written))
 
     def compute(self) -> dict[str, float | None]:
-        options, ground = self.options, self.ground
         tuned = self.tuned() if self.variant.rewards else None
+        checkpoint = "tiny" if tuned is None else tuned / "model"
+        paintings = [self.painted(checkpoint, k) for k in range(self.options.paintings)]
+        found: dict[str, float | None] = {}
+        for name in paintings[0]:
+            values = [row[name] for row in paintings]
+            known = [value for value in values if value is not None]
+            found[name] = float(np.mean(known)) if len(known) == len(values) else None
+        return found if tuned is None else {**found, **tuning_figures(tuned)}
+
+    def painted(self, checkpoint: Path | str, number: int) -> dict[str, float | None]:
+        """What judge B says of one painting of the held layouts."""
+        options, ground = self.options, self.ground
+        more = f"-{number}" if number else ""
+        common = common_settings(options, ground.seed + OTHER_NOISE * number)
         images = call(
             "generate",
-            self.folder / "images",
-            {"checkpoint": "tiny" if tuned is None else tuned / "model", "layouts": ground.run},
+            self.folder / f"images{more}",
+            {"checkpoint": checkpoint, "layouts": ground.run},
             (
-                *self.common,
+                *common,
+                f"execution.dtype={options.dtype}",
                 f"generate.count={min(options.count, held(ground.run))}",
                 "generate.layout_splits=[test]",
                 f"generate.steps={options.denoising_steps}",
@@ -151,16 +168,13 @@ class Trial:
         )
         report = call(
             "evaluate",
-            self.folder / "report",
+            self.folder / f"report{more}",
             {"run": images, "real": ground.run, "judge": ground.judge},
-            (
-                *common_settings(options, ground.seed),
-                "evaluate.metrics=[layout,fidelity,shape,failures]",
-            ),
+            (*common, "evaluate.metrics=[layout,fidelity,shape,failures]"),
         )
         found: dict[str, float | None] = dict(report_figures(report, FIGURES))
         found["spread"] = spread(ground.judge, open_samples(images), open_samples(ground.run))
-        return found if tuned is None else {**found, **tuning_figures(tuned)}
+        return found
 
 
 def tuning_figures(tuned: Path) -> dict[str, float]:
@@ -197,8 +211,7 @@ def spread(judges_out: Path, made: SampleRun, real: SampleRun) -> float:
 
 def request(options: argparse.Namespace) -> dict[str, Any]:
     """What all cells depend on."""
-    keys = ("epochs", "layouts", "samples", "held", "denoising_steps", "count", "scenes", "size")
-    return {key: getattr(options, key) for key in keys}
+    return {key: getattr(options, key) for key in (*TUNING, "paintings")}
 
 
 def main() -> None:
@@ -209,6 +222,7 @@ def main() -> None:
     parser.add_argument("--layouts", type=int, default=64, help="an epoch")
     parser.add_argument("--samples", type=int, default=4, help="images a layout")
     parser.add_argument("--held", type=int, default=64, help="layouts that judge A looks at")
+    parser.add_argument("--paintings", type=int, default=3, help="of the measured layouts")
     parser.add_argument("--size", type=int, default=64, help="side of all images")
     options = parser.parse_args()
     cells = [
