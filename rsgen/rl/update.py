@@ -204,8 +204,8 @@ class Updater:
         """Add the paired loss's gradient, `paired_weight` times as long as the reward's.
 
         Source: I-DRUID, eq. 12, whose plain sum has no scale: a policy's loss is a mean over the
-        numbers of a latent, and its gradient shrinks with them. The usual loss's was 50 times as
-        long in latents of 1,024 numbers, and a reward beside it had no say.
+        numbers of a latent, and its gradient shrinks with them: the usual loss's is far longer,
+        and a reward beside the plain sum has no say.
         """
         rewarded = self._taken_gradients()
         loss = paired.loss(step)
